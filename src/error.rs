@@ -1,0 +1,125 @@
+//! The one public error.
+//!
+//! An error means that no verdict can be given: a file is unreadable, a model is of a kind that is
+//! not implemented, an expansion cannot be lossless. A *finding* about two readable models is never
+//! an error.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Short for a result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of error it is, which decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The command line asks for something contradictory.
+    Usage,
+    /// A file is missing, damaged, or contradicts itself.
+    BadInput,
+    /// A field, layer or layout that is not implemented: no verdict can be given.
+    Unsupported,
+    /// An expansion that cannot be lossless was asked for.
+    Refused,
+}
+
+/// Says what is wrong, where, and what to do next.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    class: Class,
+    path: Option<PathBuf>,
+    subject: Option<String>,
+    problem: String,
+    help: Option<String>,
+    source: Option<std::io::Error>,
+}
+
+impl Error {
+    /// An error of `class` with the `problem` in words.
+    pub fn new(class: Class, problem: impl Into<String>) -> Self {
+        Error(Box::new(Inner {
+            class,
+            path: None,
+            subject: None,
+            problem: problem.into(),
+            help: None,
+            source: None,
+        }))
+    }
+
+    /// A damaged or contradictory input.
+    pub fn bad_input(problem: impl Into<String>) -> Self {
+        Self::new(Class::BadInput, problem)
+    }
+
+    /// Something that is not implemented, so that no verdict can be given.
+    pub fn unsupported(problem: impl Into<String>) -> Self {
+        Self::new(Class::Unsupported, problem)
+    }
+
+    /// An expansion that cannot be lossless.
+    pub fn refused(problem: impl Into<String>) -> Self {
+        Self::new(Class::Refused, problem)
+    }
+
+    /// A failure of the operating system while doing `what` (such as "read the header").
+    pub fn io(path: &Path, what: &str, source: std::io::Error) -> Self {
+        let mut error = Self::bad_input(format!("cannot {what}: {source}")).at(path);
+        error.0.source = Some(source);
+        error
+    }
+
+    /// Adds the file (kept if one is set already).
+    pub fn at(mut self, path: &Path) -> Self {
+        self.0.path.get_or_insert_with(|| path.to_path_buf());
+        self
+    }
+
+    /// Adds the tensor that the error is about.
+    pub fn tensor(mut self, name: &str) -> Self {
+        self.0.subject.get_or_insert_with(|| format!("tensor `{name}`"));
+        self
+    }
+
+    /// Adds the configuration field that the error is about.
+    pub fn field(mut self, name: &str) -> Self {
+        self.0.subject.get_or_insert_with(|| format!("field `{name}`"));
+        self
+    }
+
+    /// Adds what to do next.
+    pub fn help(mut self, advice: impl Into<String>) -> Self {
+        self.0.help.get_or_insert_with(|| advice.into());
+        self
+    }
+
+    /// The kind of error.
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.0.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        if let Some(subject) = &self.0.subject {
+            write!(f, "{subject}: ")?;
+        }
+        write!(f, "{}", self.0.problem)?;
+        if let Some(help) = &self.0.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|e| e as _)
+    }
+}

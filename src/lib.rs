@@ -1,0 +1,7 @@
+//! Does this larger model compute exactly what the small one computed?
+
+pub mod checkpoint;
+pub mod error;
+pub mod model;
+
+pub use error::{Class, Error, Result};

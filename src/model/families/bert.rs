@@ -1,0 +1,200 @@
+//! BERT: Post-LN encoder with learnt positions and token types; alone (with or without pooler) or
+//! with the masked-word head, whose decoder is tied to the token table.
+//!
+//! Names: `bert.encoder.layer.0.attention.self.query.weight`, with or without `bert.`; norms end in
+//! `weight` and `bias`, or in older files in `gamma` and `beta`.
+
+use super::{Catalog, Family, Fields, activation};
+use crate::checkpoint::Config;
+use crate::error::Result;
+use crate::model::*;
+
+pub(super) static BERT: Family = Family {
+    name: "bert",
+    fields: Fields {
+        hidden: "hidden_size",
+        heads: "num_attention_heads",
+        intermediate: "intermediate_size",
+        layers: "num_hidden_layers",
+        kv_heads: None,
+        head_dim: None,
+        norm_eps: Some("layer_norm_eps"),
+    },
+    describe,
+    configure: configure_encoder,
+};
+
+fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
+    for field in ["is_decoder", "add_cross_attention"] {
+        if config.flag_or(field, false)? {
+            return Err(config.unsupported(field, "BERT as a decoder is not implemented"));
+        }
+    }
+    let kind = config.word_or("position_embedding_type", "absolute")?;
+    if kind != "absolute" {
+        let problem = format!("positions of type `{kind}` are not implemented");
+        return Err(config.unsupported("position_embedding_type", problem));
+    }
+    let sizes = encoder_sizes(config, 1e-12)?;
+    let hidden = Dim::new(sizes.hidden, "hidden_size");
+    let vocabulary = Dim::new(config.size("vocab_size")?, "vocab_size");
+    let positions = Dim::new(config.size("max_position_embeddings")?, "max_position_embeddings");
+    let types = Dim::new(config.size_or("type_vocab_size", 2)?, "type_vocab_size");
+    let activation = activation(config, "hidden_act", "gelu")?;
+    let table = "embeddings.word_embeddings.weight";
+    let prefix = catalog.prefix(&["bert.", ""], table)?;
+    let names = Names { catalog, hidden: &hidden, sizes: &sizes, prefix };
+
+    let tables = [
+        (TableIndex::Token, "word_embeddings", &vocabulary),
+        (TableIndex::Position, "position_embeddings", &positions),
+        (TableIndex::TokenType, "token_type_embeddings", &types),
+    ]
+    .map(|(index, name, rows)| Table {
+        index,
+        lens: Lens::matrix(
+            format!("{prefix}embeddings.{name}.weight"),
+            rows.clone(),
+            [hidden.clone()],
+        ),
+    });
+    let token_table = tables[0].lens.clone();
+    let mut aliases = Vec::new();
+    let mut buffers = catalog.ending_in(&["embeddings.position_ids", "embeddings.token_type_ids"]);
+    let outputs = names.outputs(config, &vocabulary, &token_table, &mut aliases, &mut buffers)?;
+    Ok(Model {
+        family: BERT.name,
+        embedding: Embedding {
+            input: Input::Tokens {
+                vocabulary: vocabulary.size,
+                positions: Some(positions.size),
+                types: types.size,
+            },
+            tables: tables.into(),
+            class_token: None,
+            patch: None,
+            norm: Some(names.norm(&format!("{prefix}embeddings.LayerNorm"))),
+        },
+        layers: (0..sizes.layers).map(|index| names.layer(index, activation)).collect(),
+        outputs,
+        aliases,
+        buffers,
+        sizes,
+    })
+}
+
+/// What all parts of the description need.
+struct Names<'a> {
+    catalog: &'a Catalog<'a>,
+    hidden: &'a Dim,
+    sizes: &'a Sizes,
+    prefix: &'static str,
+}
+
+impl Names<'_> {
+    fn norm(&self, name: &str) -> Norm {
+        let old = self.catalog.has(&format!("{}embeddings.LayerNorm.gamma", self.prefix));
+        let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
+        Norm {
+            kind: NormKind::Layer,
+            weight: Lens::vector(format!("{name}.{weight}"), self.hidden.clone()),
+            bias: Some(Lens::vector(format!("{name}.{bias}"), self.hidden.clone())),
+            eps: self.sizes.norm_eps.expect("BERT stores it"),
+            eps_field: BERT.fields.norm_eps,
+        }
+    }
+
+    fn layer(&self, index: usize, activation: Activation) -> Vec<Sublayer> {
+        let name = format!("{}encoder.layer.{index}", self.prefix);
+        let hidden = self.hidden;
+        let inner = Dim::new(self.sizes.intermediate, "intermediate_size");
+        let part = |which: &str, output: &Dim, input: &Dim| {
+            Linear::named(&format!("{name}.{which}"), output, input, true)
+        };
+        let attention = Attention {
+            query: part("attention.self.query", hidden, hidden),
+            key: part("attention.self.key", hidden, hidden),
+            value: part("attention.self.value", hidden, hidden),
+            output: part("attention.output.dense", hidden, hidden),
+            heads: self.sizes.heads,
+            kv_heads: self.sizes.heads,
+            head_dim: self.sizes.head_dim,
+            scale: 1.0 / (self.sizes.head_dim as f64).sqrt(),
+            causal: false,
+            rotary: None,
+        };
+        let mlp = Mlp {
+            up: part("intermediate.dense", &inner, hidden),
+            gate: None,
+            down: part("output.dense", hidden, &inner),
+            activation,
+        };
+        let norm = |which: &str| self.norm(&format!("{name}.{which}.LayerNorm"));
+        vec![
+            Sublayer::post_norm(Op::Attention(Box::new(attention)), norm("attention.output")),
+            Sublayer::post_norm(Op::Mlp(mlp), norm("output")),
+        ]
+    }
+
+    fn outputs(
+        &self,
+        config: &Config,
+        vocabulary: &Dim,
+        token_table: &Lens,
+        aliases: &mut Vec<Alias>,
+        buffers: &mut Vec<String>,
+    ) -> Result<Vec<Output>> {
+        let (hidden, catalog) = (self.hidden, self.catalog);
+        let pooler = format!("{}pooler.dense", self.prefix);
+        let head = "cls.predictions";
+        if !catalog.has(&format!("{head}.transform.dense.weight")) {
+            let mut outputs =
+                vec![Output { name: "last_hidden_state", steps: Vec::new(), fixed: false }];
+            if catalog.has(&format!("{pooler}.weight")) {
+                let dense = Step::Linear(Linear::named(&pooler, hidden, hidden, true));
+                let steps = vec![Step::First, dense, Step::Activation(Activation::Tanh)];
+                outputs.push(Output { name: "pooler_output", steps, fixed: false });
+            }
+            return Ok(outputs);
+        }
+        // `BertForMaskedLM` computes neither pooler nor next-sentence head, which files written
+        // for pre-training also carry.
+        buffers.extend(catalog.ending_in(&[
+            "pooler.dense.weight",
+            "pooler.dense.bias",
+            "cls.seq_relationship.weight",
+            "cls.seq_relationship.bias",
+        ]));
+        let decoder = format!("{head}.decoder.weight");
+        let tied = config.flag_or("tie_word_embeddings", true)?;
+        if tied && catalog.has(&decoder) {
+            aliases.push(Alias { name: decoder.clone(), of: token_table.name().into() });
+        }
+        let weight = if tied {
+            token_table.clone()
+        } else {
+            Lens::matrix(decoder, vocabulary.clone(), [hidden.clone()])
+        };
+        let (bias, decoder_bias) = (format!("{head}.bias"), format!("{head}.decoder.bias"));
+        let bias = match (catalog.has(&decoder_bias), tied) {
+            (false, _) => bias,
+            (true, true) => {
+                aliases.push(Alias { name: decoder_bias, of: bias.clone() });
+                bias
+            }
+            // Untied, the decoder has a bias of its own and the other one is not read.
+            (true, false) => {
+                buffers.extend(catalog.ending_in(&[bias.as_str()]));
+                decoder_bias
+            }
+        };
+        let name = format!("{head}.transform");
+        let steps = vec![
+            Step::Linear(Linear::named(&format!("{name}.dense"), hidden, hidden, true)),
+            Step::Activation(activation(config, "hidden_act", "gelu")?),
+            Step::Norm(self.norm(&format!("{name}.LayerNorm"))),
+            Step::Linear(Linear { weight, bias: Some(Lens::vector(bias, vocabulary.clone())) }),
+        ];
+        Ok(vec![Output { name: "logits", steps, fixed: true }])
+    }
+}

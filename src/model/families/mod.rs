@@ -1,0 +1,138 @@
+//! Model families: each a short file that turns a configuration and tensor names into a
+//! [`Model`], and nothing else.
+
+mod bert;
+mod gpt2;
+mod llama;
+mod vit;
+mod vit_timm;
+
+use super::{Activation, Model, Sizes};
+use crate::checkpoint::Config;
+use crate::error::{Error, Result};
+
+/// A model family.
+pub struct Family {
+    /// What `model_type` (timm: `architecture`) must be, or begin with.
+    pub name: &'static str,
+    /// The configuration fields that say the sizes.
+    pub fields: Fields,
+    /// Describes the model of a configuration, given which tensors are stored. Optional parts
+    /// (prefixes, biases, heads) are looked up in layer 0 alone: [`super::describe`] then checks
+    /// that every tensor of the description is there.
+    pub describe: fn(&Config, &Catalog) -> Result<Model>,
+    /// Writes `Sizes` into a configuration of this family: every field that must change when a
+    /// model is expanded, ε included.
+    pub configure: fn(&mut Config, &Sizes),
+}
+
+/// The names of the configuration fields that hold a family's [`Sizes`], for messages.
+pub struct Fields {
+    /// Hidden size.
+    pub hidden: &'static str,
+    /// Query heads.
+    pub heads: &'static str,
+    /// Feed-forward neurons.
+    pub intermediate: &'static str,
+    /// Layers.
+    pub layers: &'static str,
+    /// Key/value heads; `None` where the family has no grouped queries.
+    pub kv_heads: Option<&'static str>,
+    /// Head size; `None` where the family fixes it to hidden / heads.
+    pub head_dim: Option<&'static str>,
+    /// ε; `None` where it is not stored.
+    pub norm_eps: Option<&'static str>,
+}
+
+/// Which tensor names are stored.
+pub struct Catalog<'a> {
+    has: Box<dyn Fn(&str) -> bool + 'a>,
+    names: Vec<&'a str>,
+}
+
+impl<'a> Catalog<'a> {
+    /// A catalogue that answers by `has`, and lists `names` for buffers to be found in.
+    pub fn new(
+        has: impl Fn(&str) -> bool + 'a,
+        names: impl IntoIterator<Item = &'a String>,
+    ) -> Self {
+        Catalog { has: Box::new(has), names: names.into_iter().map(String::as_str).collect() }
+    }
+
+    /// Whether a tensor of this name is stored.
+    pub fn has(&self, name: &str) -> bool {
+        (self.has)(name)
+    }
+
+    /// The first of `prefixes` with which `name` is stored.
+    ///
+    /// # Errors
+    /// If it is stored with none of them.
+    pub fn prefix(&self, prefixes: &[&'static str], name: &str) -> Result<&'static str> {
+        prefixes.iter().copied().find(|p| self.has(&format!("{p}{name}"))).ok_or_else(|| {
+            let tried: Vec<String> = prefixes.iter().map(|p| format!("`{p}{name}`")).collect();
+            Error::bad_input(format!("found no tensor {}", tried.join(" nor ")))
+                .help("is this file of the family that its configuration names?")
+        })
+    }
+
+    /// Stored names that end in one of `endings`: buffers that are no parameters.
+    pub fn ending_in(&self, endings: &[&str]) -> Vec<String> {
+        let found = self.names.iter().filter(|n| endings.iter().any(|e| n.ends_with(e)));
+        found.map(|n| n.to_string()).collect()
+    }
+}
+
+/// The families, in the order in which they are tried.
+fn families() -> [&'static Family; 5] {
+    [&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM]
+}
+
+/// The family that a configuration names: by `model_type`, or by timm's `architecture`.
+///
+/// # Errors
+/// If neither is there, or the family is not implemented.
+pub fn family_of(config: &Config) -> Result<&'static Family> {
+    let (field, name) = match config.get("model_type") {
+        Some(_) => ("model_type", config.word_or("model_type", "")?),
+        None if config.get("architecture").is_some() => {
+            ("architecture", config.word_or("architecture", "")?)
+        }
+        None => return Err(config.missing("model_type")),
+    };
+    let timm = field == "architecture";
+    let known = families();
+    known
+        .iter()
+        .copied()
+        .find(
+            |f| {
+                if timm { f.name == "vit_timm" && name.starts_with("vit_") } else { f.name == name }
+            },
+        )
+        .ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+            config
+                .unsupported(field, format!("the family `{name}` is not implemented"))
+                .help(format!("implemented are: {}", names.join(", ")))
+        })
+}
+
+/// The activation that a configuration field names, by Hugging Face's names.
+///
+/// # Errors
+/// If the name is not implemented.
+fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
+    let name = config.word_or(field, default)?;
+    Ok(match name {
+        "gelu" => Activation::GeluErf,
+        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        "silu" | "swish" => Activation::Silu,
+        "tanh" => Activation::Tanh,
+        _ => {
+            let problem = format!("the activation `{name}` is not implemented");
+            return Err(config.unsupported(field, problem));
+        }
+    })
+}

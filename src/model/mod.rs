@@ -1,0 +1,118 @@
+//! What the tensors mean: a model described once.
+//!
+//! [`describe`] turns a checkpoint's configuration and tensor names into a [`Model`], a small typed
+//! tree whose leaves are [`Lens`]es. The forward pass, the expansion rules, the certificate and the
+//! generators are written against the tree; a model family is one file under `families/`.
+
+mod families;
+mod lens;
+mod parts;
+mod tree;
+
+pub use families::{Catalog, Family, family_of};
+pub use lens::{Dim, Lens};
+use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_base_model};
+pub use tree::*;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use std::collections::BTreeSet;
+
+/// Describes the model in `checkpoint` and checks that every tensor it needs is there in the shape
+/// that the configuration says.
+///
+/// # Errors
+/// If the family or a field is not implemented, a field is missing, a tensor is missing or has
+/// another shape, or tied tensors that are both stored differ.
+pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
+    let family = family_of(checkpoint.config())?;
+    let catalog = Catalog::new(|name| checkpoint.has(name), checkpoint.tensors().keys());
+    let model = (family.describe)(checkpoint.config(), &catalog)?;
+    for lens in model.lenses() {
+        lens.check(checkpoint)?;
+    }
+    for alias in &model.aliases {
+        let (copy, original) = (checkpoint.tensor(&alias.name)?, checkpoint.tensor(&alias.of)?);
+        if copy.shape != original.shape
+            || copy.dtype != original.dtype
+            || copy.bytes() != original.bytes()
+        {
+            return Err(Error::bad_input(format!(
+                "it differs from `{}`, to which the configuration ties it",
+                alias.of
+            ))
+            .at(checkpoint.path())
+            .tensor(&alias.name)
+            .help("store it once, or set `tie_word_embeddings` to false"));
+        }
+    }
+    Ok(model)
+}
+
+impl Model {
+    /// Every lens of the model, in the order of the computation; a tied table appears each time it
+    /// is used.
+    pub fn lenses(&self) -> Vec<&Lens> {
+        let mut lenses = Vec::new();
+        let embedding = &self.embedding;
+        lenses.extend(embedding.tables.iter().map(|t| &t.lens));
+        lenses.extend(&embedding.class_token);
+        if let Some(linear) = &embedding.patch {
+            linear.collect(&mut lenses);
+        }
+        if let Some(norm) = &embedding.norm {
+            norm.collect(&mut lenses);
+        }
+        for sublayer in self.layers.iter().flatten() {
+            for branch in &sublayer.branches {
+                if let Some(norm) = &branch.norm {
+                    norm.collect(&mut lenses);
+                }
+                branch.op.linears().iter().for_each(|linear| linear.collect(&mut lenses));
+            }
+            if let Some(norm) = &sublayer.post_norm {
+                norm.collect(&mut lenses);
+            }
+        }
+        for step in self.outputs.iter().flat_map(|o| &o.steps) {
+            match step {
+                Step::Norm(norm) => norm.collect(&mut lenses),
+                Step::Linear(linear) => linear.collect(&mut lenses),
+                Step::First | Step::Activation(_) => {}
+            }
+        }
+        lenses
+    }
+
+    /// Stored tensors that the model does not read and that are not known buffers.
+    pub fn strangers<'a>(&self, checkpoint: &'a Checkpoint) -> Vec<&'a str> {
+        let mut known: BTreeSet<&str> = self.lenses().iter().map(|l| l.name()).collect();
+        known.extend(self.aliases.iter().map(|a| a.name.as_str()));
+        known.extend(self.buffers.iter().map(String::as_str));
+        checkpoint.tensors().keys().map(String::as_str).filter(|n| !known.contains(n)).collect()
+    }
+}
+
+impl Linear {
+    fn collect<'a>(&'a self, lenses: &mut Vec<&'a Lens>) {
+        lenses.push(&self.weight);
+        lenses.extend(&self.bias);
+    }
+}
+
+impl Norm {
+    fn collect<'a>(&'a self, lenses: &mut Vec<&'a Lens>) {
+        lenses.push(&self.weight);
+        lenses.extend(&self.bias);
+    }
+}
+
+impl Op {
+    /// The linear layers, in the order query, key, value, output or gate, up, down.
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Op::Attention(a) => vec![&a.query, &a.key, &a.value, &a.output],
+            Op::Mlp(m) => m.gate.iter().chain([&m.up, &m.down]).collect(),
+        }
+    }
+}

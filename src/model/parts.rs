@@ -1,0 +1,165 @@
+//! Parts that several families are put together from.
+
+use super::*;
+use crate::checkpoint::Config;
+
+impl Dim {
+    /// `count` times this dimension, where the field `from` says how many.
+    pub fn product(&self, count: usize, from: &str) -> Dim {
+        Dim::new(self.size.saturating_mul(count), format!("{from}·{}", self.from))
+    }
+}
+
+impl Linear {
+    /// `name.weight` `[output, input]` and, if `biased`, `name.bias`.
+    pub fn named(name: &str, output: &Dim, input: &Dim, biased: bool) -> Linear {
+        Linear {
+            weight: Lens::matrix(format!("{name}.weight"), output.clone(), [input.clone()]),
+            bias: biased.then(|| Lens::vector(format!("{name}.bias"), output.clone())),
+        }
+    }
+
+    /// The `count` output rows from `first` on: one part of a fused layer.
+    pub fn rows(&self, first: usize, count: usize) -> Linear {
+        Linear {
+            weight: self.weight.clone().slice(first, count),
+            bias: self.bias.clone().map(|bias| bias.slice(first, count)),
+        }
+    }
+}
+
+impl Norm {
+    /// A LayerNorm with `name.weight` and `name.bias`.
+    pub fn layer(
+        name: &str,
+        channels: &Dim,
+        eps: Option<f64>,
+        eps_field: Option<&'static str>,
+    ) -> Norm {
+        Norm {
+            kind: NormKind::Layer,
+            weight: Lens::vector(format!("{name}.weight"), channels.clone()),
+            bias: Some(Lens::vector(format!("{name}.bias"), channels.clone())),
+            eps: eps.expect("the family knows ε"),
+            eps_field,
+        }
+    }
+}
+
+impl Sublayer {
+    /// `x ← x + op(norm(x))`.
+    pub fn pre_norm(norm: Norm, op: Op) -> Sublayer {
+        Sublayer { branches: vec![Branch { norm: Some(norm), op }], post_norm: None }
+    }
+
+    /// `x ← norm(x + op(x))`.
+    pub fn post_norm(op: Op, norm: Norm) -> Sublayer {
+        Sublayer { branches: vec![Branch { norm: None, op }], post_norm: Some(norm) }
+    }
+}
+
+/// The head size where a family fixes it to hidden / heads.
+///
+/// # Errors
+/// If the heads do not divide the hidden size.
+pub(super) fn head_size(
+    config: &Config,
+    hidden: usize,
+    heads: usize,
+    field: &str,
+) -> Result<usize> {
+    if hidden.is_multiple_of(heads) {
+        return Ok(hidden / heads);
+    }
+    Err(Error::bad_input(format!("{heads} heads do not divide a hidden size of {hidden}"))
+        .at(config.origin())
+        .field(field))
+}
+
+/// The sizes of an encoder with BERT's field names.
+pub(super) fn encoder_sizes(config: &Config, default_eps: f64) -> Result<Sizes> {
+    let hidden = config.size("hidden_size")?;
+    let heads = config.size("num_attention_heads")?;
+    Ok(Sizes {
+        hidden,
+        heads,
+        kv_heads: heads,
+        head_dim: head_size(config, hidden, heads, "num_attention_heads")?,
+        intermediate: config.size("intermediate_size")?,
+        layers: config.layers("num_hidden_layers")?,
+        norm_eps: Some(config.positive_or("layer_norm_eps", default_eps)?),
+    })
+}
+
+/// Writes sizes with BERT's field names.
+pub(super) fn configure_encoder(config: &mut Config, sizes: &Sizes) {
+    config.set("hidden_size", sizes.hidden);
+    config.set("num_attention_heads", sizes.heads);
+    config.set("intermediate_size", sizes.intermediate);
+    config.set("num_hidden_layers", sizes.layers);
+    if config.get("pooler_output_size").is_some() {
+        config.set("pooler_output_size", sizes.hidden);
+    }
+    if let Some(eps) = sizes.norm_eps {
+        config.set("layer_norm_eps", eps);
+    }
+}
+
+/// Whether `architectures` says that the model is the base model alone, without a head.
+pub(super) fn is_base_model(config: &Config, base: &str) -> Result<bool> {
+    match config.get("architectures") {
+        None => Ok(false),
+        Some(value) => {
+            let list = value
+                .as_array()
+                .ok_or_else(|| config.wrong("architectures", "a list of names", value))?;
+            Ok(!list.is_empty() && list.iter().all(|name| name.as_str() == Some(base)))
+        }
+    }
+}
+
+/// The tensor names of an image embedding.
+pub(super) struct ImageNames {
+    pub class_token: String,
+    pub positions: String,
+    pub patch: String,
+}
+
+impl ImageNames {
+    /// The embedding of `channels` × `pixels` (height, width) images in squares of `patch` pixels.
+    pub fn embedding(
+        self,
+        config: &Config,
+        hidden: &Dim,
+        channels: usize,
+        (height, width): (usize, usize),
+        patch: usize,
+    ) -> Result<Embedding> {
+        if patch > height.min(width) {
+            let problem = format!("patches of {patch} pixels do not fit {height}×{width} pixels");
+            return Err(Error::bad_input(problem).at(config.origin()).field("patch_size"));
+        }
+        let tokens = (height / patch).saturating_mul(width / patch).saturating_add(1);
+        let side = Dim::new(patch, "patch_size");
+        let taps = [Dim::new(channels, "num_channels"), side.clone(), side];
+        let positions = Dim::new(tokens, "1 + (image_size/patch_size)²");
+        Ok(Embedding {
+            input: Input::Image { channels, height, width, patch },
+            tables: vec![Table {
+                index: TableIndex::Position,
+                lens: Lens::table_behind_ones(self.positions, 1, positions, hidden.clone()),
+            }],
+            class_token: Some(Lens::table_behind_ones(
+                self.class_token,
+                1,
+                Dim::one(),
+                hidden.clone(),
+            )),
+            patch: Some(Linear {
+                weight: Lens::matrix(format!("{}.weight", self.patch), hidden.clone(), taps),
+                bias: Some(Lens::vector(format!("{}.bias", self.patch), hidden.clone())),
+            }),
+            norm: None,
+        })
+    }
+}

@@ -1,0 +1,582 @@
+#!/usr/bin/env python3
+"""Write the golden test data next to this file.
+
+    python tests/golden/make_goldens.py          # rewrite every case, then check all of it
+    python tests/golden/make_goldens.py --check  # only re-check the files that are there (needs only numpy and safetensors)
+
+Each case is a folder with
+    model.safetensors  float64 weights, under the names `save_pretrained` / timm's `save_for_hf` give
+    config.json        byte for byte as those functions write it
+    golden.json        inputs and the outputs that the Python model computes for them
+
+Every parameter is random (norm weights 1 + 0.3 n, embeddings 0.5 n, the rest 0.3 n), so that no zero bias
+or unit weight hides a mistake. Everything is computed in float64: the places where the libraries go
+through float32 are replaced (see `remove_float32`), and a dispatch mode fails the run if any operation
+still produces a float32 value. Afterwards the files are read back and every output is recomputed by an
+independent numpy implementation (bottom of this file), which must agree to 1e-12.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+HERE = Path(__file__).resolve().parent
+TOLERANCE = 1e-12
+
+
+# ----------------------------------------------------------------------------------------------------
+# The cases. `config` is what is passed to the configuration class (or to timm.create_model);
+# `inputs` describes the sequences, see `make_inputs`.
+# ----------------------------------------------------------------------------------------------------
+
+def tokens(length, pad=0, types=False):
+    """A sequence of `length` random token ids. With `pad`, the last `pad` of them are masked out."""
+    return {"length": length, "pad": pad, "types": types}
+
+
+LM_INPUTS = [tokens(7), tokens(8, pad=3), tokens(1)]
+BERT_INPUTS = [tokens(7), tokens(6, types=True), tokens(9, pad=4, types=True)]
+
+GPT2 = dict(vocab_size=29, n_positions=10, n_embd=12, n_layer=2, n_head=3, bos_token_id=1, eos_token_id=2)
+BERT = dict(vocab_size=31, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20,
+            max_position_embeddings=10, type_vocab_size=2)
+LLAMA = dict(vocab_size=27, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
+             max_position_embeddings=32)
+VIT = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20, image_size=8,
+           patch_size=4, num_channels=3)
+
+
+def rope(theta):
+    return {"rope_type": "default", "rope_theta": theta}
+
+
+CASES = {
+    # GPT-2
+    "gpt2-lm": dict(
+        cls="GPT2LMHeadModel", inputs=LM_INPUTS,
+        config=dict(GPT2, activation_function="gelu_new", n_inner=None)),
+    "gpt2-inner-relu": dict(
+        cls="GPT2LMHeadModel", inputs=LM_INPUTS,
+        config=dict(GPT2, n_embd=16, n_head=4, n_layer=3, n_inner=40, activation_function="relu",
+                    layer_norm_epsilon=1e-3, scale_attn_by_inverse_layer_idx=True,
+                    reorder_and_upcast_attn=False)),
+    "gpt2-no-scale": dict(
+        cls="GPT2LMHeadModel", inputs=LM_INPUTS,
+        config=dict(GPT2, n_embd=12, n_head=2, scale_attn_weights=False, activation_function="gelu")),
+    "gpt2-base": dict(
+        cls="GPT2Model", inputs=LM_INPUTS,
+        config=dict(GPT2, n_embd=16, n_head=4)),
+    # BERT
+    "bert-model": dict(
+        cls="BertModel", inputs=BERT_INPUTS,
+        config=dict(BERT, hidden_act="gelu")),
+    "bert-mlm": dict(
+        cls="BertForMaskedLM", inputs=BERT_INPUTS,
+        config=dict(BERT, hidden_act="gelu_new", type_vocab_size=3)),
+    "bert-mlm-relu": dict(
+        cls="BertForMaskedLM", inputs=BERT_INPUTS,
+        config=dict(BERT, hidden_size=16, num_attention_heads=4, num_hidden_layers=3, intermediate_size=24,
+                    hidden_act="relu", layer_norm_eps=1e-3, tie_word_embeddings=False)),
+    # Llama
+    "llama-untied": dict(
+        cls="LlamaForCausalLM", inputs=LM_INPUTS,
+        config=dict(LLAMA, tie_word_embeddings=False, rope_parameters=rope(500.0))),
+    "llama-tied": dict(
+        cls="LlamaForCausalLM", inputs=LM_INPUTS,
+        config=dict(LLAMA, tie_word_embeddings=True, num_hidden_layers=3)),
+    "llama-gqa": dict(
+        cls="LlamaForCausalLM", inputs=LM_INPUTS,
+        config=dict(LLAMA, num_attention_heads=6, num_key_value_heads=2, head_dim=4, rms_norm_eps=1e-3)),
+    "llama-bias": dict(
+        cls="LlamaForCausalLM", inputs=LM_INPUTS,
+        config=dict(LLAMA, hidden_size=16, num_attention_heads=4, num_key_value_heads=1, attention_bias=True,
+                    mlp_bias=True, hidden_act="gelu_pytorch_tanh", rope_parameters=rope(50.0))),
+    "llama-base": dict(
+        cls="LlamaModel", inputs=LM_INPUTS,
+        config=dict(LLAMA, num_attention_heads=2, num_key_value_heads=1)),
+    # ViT, Hugging Face
+    "vit-hf": dict(
+        cls="ViTForImageClassification", inputs=[8, 8],
+        config=dict(VIT, qkv_bias=True, hidden_act="gelu", num_labels=5)),
+    "vit-hf-nobias": dict(
+        cls="ViTForImageClassification", inputs=[12, 12],
+        config=dict(VIT, image_size=12, hidden_size=16, num_attention_heads=4, num_hidden_layers=3,
+                    qkv_bias=False, hidden_act="relu", layer_norm_eps=1e-3, num_labels=4)),
+    "vit-model": dict(
+        cls="ViTModel", inputs=[8, 8],
+        config=dict(VIT, hidden_size=16, num_attention_heads=2)),
+    # ViT, timm
+    "vit-timm": dict(
+        cls="timm", inputs=[8, 8],
+        config=dict(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=3, mlp_ratio=3,
+                    num_classes=5)),
+    "vit-timm-nobias": dict(
+        cls="timm", inputs=[12, 12],
+        config=dict(img_size=12, patch_size=4, embed_dim=16, depth=3, num_heads=4, mlp_ratio=2,
+                    num_classes=7, qkv_bias=False)),
+}
+TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Making the files (torch, transformers, timm)
+# ----------------------------------------------------------------------------------------------------
+
+def remove_float32():
+    """Replace every place in the models used here that goes through float32."""
+    import torch
+    import torch.nn.functional as F
+    from transformers.models.llama import modeling_llama
+
+    # 1. Eager attention of Llama and ViT: softmax(scores, dtype=torch.float32).
+    softmax = F.softmax
+
+    def softmax_same_dtype(input, dim=None, _stacklevel=3, dtype=None):
+        return softmax(input, dim=dim, dtype=input.dtype)
+
+    F.softmax = softmax_same_dtype
+
+    # 2. LlamaRMSNorm computes mean and rsqrt in float32.
+    def rms_norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    modeling_llama.LlamaRMSNorm.forward = rms_norm
+
+    # 3. Rotary embedding: inv_freq, the angles, cos and sin are float32.
+    def inverse_frequencies(config, **_):
+        assert config.rope_parameters["rope_type"] == "default"
+        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponent), 1.0
+
+    def rotary(self, x, position_ids):
+        # inv_freq is computed here, not taken from the buffer, which loading may have cast.
+        inv_freq, scaling = inverse_frequencies(self.config)
+        angles = position_ids[..., None].to(torch.float64) * inv_freq
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos() * scaling, angles.sin() * scaling
+
+    modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters = staticmethod(inverse_frequencies)
+    modeling_llama.LlamaRotaryEmbedding.forward = torch.no_grad()(rotary)
+
+
+def float64_only():
+    """A dispatch mode that fails on any operation with a floating point result that is not float64."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Float64Only(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point:
+                    assert leaf.dtype == torch.float64, f"{func} gives {leaf.dtype}"
+            return result
+
+    return Float64Only()
+
+
+def rng_for(name, what):
+    return np.random.default_rng(zlib.crc32(f"lemon-check {name} {what}".encode()))
+
+
+def randomize(model, name):
+    """Overwrite every parameter, in the order of named_parameters (tied ones come once)."""
+    import torch
+    from torch import nn
+
+    norms, embeddings = set(), set()
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm) or type(module).__name__ == "LlamaRMSNorm":
+            norms.add(f"{module_name}.weight")
+        if isinstance(module, nn.Embedding):
+            embeddings.add(f"{module_name}.weight")
+    rng = rng_for(name, "weights")
+    for key, parameter in model.named_parameters():
+        values = rng.standard_normal(tuple(parameter.shape))
+        last = key.rsplit(".", 1)[-1]
+        if key in norms:
+            values = 1.0 + 0.3 * values
+        elif key in embeddings or last in ("cls_token", "pos_embed", "position_embeddings"):
+            values = 0.5 * values
+        else:
+            values = 0.3 * values
+        assert parameter.dtype == torch.float64, key
+        parameter.data.copy_(torch.from_numpy(values))
+
+
+def make_inputs(name, case):
+    """The inputs as they are written in golden.json, one entry per sequence or image."""
+    rng = rng_for(name, "inputs")
+    inputs = []
+    for spec in case["inputs"]:
+        if isinstance(spec, int):  # an image of this size
+            pixels = rng.standard_normal((3, spec, spec))
+            inputs.append({"pixels": pack(pixels)})
+            continue
+        length, pad = spec["length"], spec["pad"]
+        # Padding positions hold random ids too: attending to them would show.
+        entry = {"input_ids": rng.integers(3, case["config"]["vocab_size"], length).tolist()}
+        if pad:
+            entry["attention_mask"] = [1] * (length - pad) + [0] * pad
+        if spec["types"]:
+            entry["token_type_ids"] = [i * case["config"]["type_vocab_size"] // length for i in range(length)]
+        inputs.append(entry)
+    return inputs
+
+
+def pack(array):
+    array = np.asarray(array)
+    assert array.dtype == np.float64 and np.isfinite(array).all()
+    return {"shape": list(array.shape), "data": array.ravel().tolist()}
+
+
+def unpack(entry):
+    return np.array(entry["data"], dtype=np.float64).reshape(entry["shape"])
+
+
+def run(model, entry):
+    """The outputs of the model for one input, batch dimension dropped."""
+    import torch
+
+    with torch.no_grad(), float64_only():
+        if "pixels" in entry:
+            pixels = torch.from_numpy(unpack(entry["pixels"]))[None]
+            result = model(pixels)
+        else:
+            result = model(**{key: torch.tensor([value]) for key, value in entry.items()})
+    if isinstance(result, torch.Tensor):  # timm
+        result = {"logits": result}
+    names = [n for n in ("logits", "last_hidden_state", "pooler_output") if result.get(n) is not None]
+    return {n: pack(result[n][0].numpy()) for n in names}
+
+
+def build(case, config):
+    """A model of the case's class with float64 parameters (values to be overwritten)."""
+    import timm
+    import transformers
+
+    if case["cls"] == "timm":
+        return timm.create_model(TIMM_ARCHITECTURE, pretrained=False, **config).double().eval()
+    cls = getattr(transformers, case["cls"])
+    config = cls.config_class(**config)
+    config._attn_implementation = "eager"
+    return cls(config).double().eval()
+
+
+def save(model, case, folder):
+    """config.json and model.safetensors as the library writes them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if case["cls"] == "timm":
+            from timm.models import save_for_hf
+            # model_args is explicit: older timm 1.0.x versions do not record the arguments of create_model.
+            save_for_hf(model, scratch, model_args=case["config"], safe_serialization=True)
+        else:
+            model.save_pretrained(scratch)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copyfile(Path(scratch, file), folder / file)
+
+
+def reload(case, folder):
+    """Load the folder again with the library itself."""
+    import timm
+    import torch
+    import transformers
+
+    if case["cls"] == "timm":
+        return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
+    cls = getattr(transformers, case["cls"])
+    model, info = cls.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager",
+                                      output_loading_info=True)
+    # (BERT's decoder.bias is tied to predictions.bias and legitimately not in the file.)
+    assert not info["unexpected_keys"] and not info["missing_keys"], info
+    return model.eval()
+
+
+def write_golden(path, versions, inputs, outputs):
+    """One line per input and per output; floats in Python's shortest form, which reads back exactly."""
+    lines = lambda entries: ",\n  ".join(json.dumps(e, separators=(",", ":")) for e in entries)
+    path.write_text(
+        '{"versions": ' + json.dumps(versions)
+        + ',\n "inputs": [\n  ' + lines(inputs)
+        + '],\n "outputs": [\n  ' + lines(outputs) + "]}\n")
+
+
+def make():
+    # MKL otherwise picks code by CPU and memory alignment, which changes last digits.
+    os.environ["MKL_CBWR"] = "COMPATIBLE"
+    import safetensors
+    import timm
+    import torch
+    import transformers
+    from timm.layers import set_fused_attn
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    set_fused_attn(False)  # timm: plain matmul / softmax / matmul
+    remove_float32()
+    versions = {
+        "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "timm": timm.__version__,
+        "safetensors": safetensors.__version__, "numpy": np.__version__,
+    }
+    print(versions)
+    for name, case in CASES.items():
+        folder = HERE / name
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)  # (the initial values are all overwritten)
+        model = build(case, case["config"])
+        randomize(model, name)
+        save(model, case, folder)
+        inputs = make_inputs(name, case)
+        outputs = [run(model, entry) for entry in inputs]
+        write_golden(folder / "golden.json", versions, inputs, outputs)
+
+        # The files alone must give the same model again.
+        again = reload(case, folder)
+        for entry, expected in zip(inputs, outputs):
+            for key, value in run(again, entry).items():
+                difference = np.abs(unpack(value) - unpack(expected[key])).max()
+                assert difference < TOLERANCE, f"{name}: {key} is {difference} off after loading"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Independent recomputation: numpy only, from the files only. Knows nothing of torch.
+# ----------------------------------------------------------------------------------------------------
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def gelu_erf(x):
+    return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {
+    "gelu": gelu_erf, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh,
+    "relu": lambda x: np.maximum(x, 0.0), "silu": lambda x: x / (1.0 + np.exp(-x)),
+}
+
+
+def layer_norm(x, w, key, eps):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * w[f"{key}.weight"] + w[f"{key}.bias"]
+
+
+def rms_norm(x, weight, eps):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+
+
+def linear(x, w, key):
+    """torch.nn.Linear: weight is (out, in); the bias is optional."""
+    y = x @ w[f"{key}.weight"].T
+    return y + w[f"{key}.bias"] if f"{key}.bias" in w else y
+
+
+def conv1d(x, w, key):
+    """GPT-2's Conv1D: weight is (in, out)."""
+    return x @ w[f"{key}.weight"] + w[f"{key}.bias"]
+
+
+def attention(q, k, v, heads, kv_heads, scale, allowed, rotate=lambda x: x):
+    """q: (n, heads*d), k and v: (n, kv_heads*d); allowed[i, j]: position i may look at j."""
+    n, d = q.shape[0], q.shape[1] // heads
+    out = np.empty((n, heads, d))
+    for h in range(heads):
+        g = h // (heads // kv_heads)
+        qh = rotate(q[:, h * d:(h + 1) * d])
+        kh = rotate(k[:, g * d:(g + 1) * d])
+        scores = np.where(allowed, qh @ kh.T * scale, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        out[:, h] = weights @ v[:, g * d:(g + 1) * d]
+    return out.reshape(n, heads * d)
+
+
+def strip(w, prefix):
+    """The weights with `prefix` removed from the names that carry it."""
+    return {k.removeprefix(prefix): v for k, v in w.items()}
+
+
+def masks(entry, causal):
+    n = len(entry["input_ids"])
+    keep = np.array(entry.get("attention_mask", [1] * n), dtype=bool)
+    allowed = np.broadcast_to(keep, (n, n))
+    return allowed & np.tril(np.ones((n, n), dtype=bool)) if causal else allowed
+
+
+def numpy_gpt2(c, w, entry):
+    head = any(k.startswith("transformer.") for k in w)
+    w = strip(w, "transformer.")
+    ids, allowed = entry["input_ids"], masks(entry, causal=True)
+    act, eps, d = ACTIVATIONS[c["activation_function"]], c["layer_norm_epsilon"], c["n_embd"]
+    x = w["wte.weight"][ids] + w["wpe.weight"][:len(ids)]
+    for i in range(c["n_layer"]):
+        scale = (d // c["n_head"]) ** -0.5 if c["scale_attn_weights"] else 1.0
+        if c["scale_attn_by_inverse_layer_idx"]:
+            scale /= i + 1
+        q, k, v = np.split(conv1d(layer_norm(x, w, f"h.{i}.ln_1", eps), w, f"h.{i}.attn.c_attn"), 3, axis=-1)
+        a = attention(q, k, v, c["n_head"], c["n_head"], scale, allowed)
+        x = x + conv1d(a, w, f"h.{i}.attn.c_proj")
+        m = act(conv1d(layer_norm(x, w, f"h.{i}.ln_2", eps), w, f"h.{i}.mlp.c_fc"))
+        x = x + conv1d(m, w, f"h.{i}.mlp.c_proj")
+    x = layer_norm(x, w, "ln_f", eps)
+    return {"logits": x @ w["wte.weight"].T} if head else {"last_hidden_state": x}
+
+
+def numpy_llama(c, w, entry):
+    head = any(k.startswith("model.") for k in w)
+    w = strip(w, "model.")
+    ids, allowed = entry["input_ids"], masks(entry, causal=True)
+    act, eps, d = ACTIVATIONS[c["hidden_act"]], c["rms_norm_eps"], c["head_dim"]
+    assert c["rope_parameters"]["rope_type"] == "default"
+    angles = np.outer(np.arange(len(ids)), c["rope_parameters"]["rope_theta"] ** -(np.arange(0, d, 2) / d))
+    cos, sin = np.cos(angles), np.sin(angles)
+
+    def rotate(x):  # pairs are (j, j + d/2)
+        a, b = x[:, :d // 2], x[:, d // 2:]
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    x = w["embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        p = f"layers.{i}"
+        y = rms_norm(x, w[f"{p}.input_layernorm.weight"], eps)
+        q, k, v = (linear(y, w, f"{p}.self_attn.{n}_proj") for n in "qkv")
+        a = attention(q, k, v, c["num_attention_heads"], c["num_key_value_heads"], d**-0.5, allowed, rotate)
+        x = x + linear(a, w, f"{p}.self_attn.o_proj")
+        y = rms_norm(x, w[f"{p}.post_attention_layernorm.weight"], eps)
+        y = act(linear(y, w, f"{p}.mlp.gate_proj")) * linear(y, w, f"{p}.mlp.up_proj")
+        x = x + linear(y, w, f"{p}.mlp.down_proj")
+    x = rms_norm(x, w["norm.weight"], eps)
+    if not head:
+        return {"last_hidden_state": x}
+    return {"logits": x @ w["embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"].T}
+
+
+def numpy_bert(c, w, entry):
+    head = any(k.startswith("cls.") for k in w)
+    w = strip(w, "bert.")
+    ids, allowed = entry["input_ids"], masks(entry, causal=False)
+    types = entry.get("token_type_ids", [0] * len(ids))
+    act, eps, heads = ACTIVATIONS[c["hidden_act"]], c["layer_norm_eps"], c["num_attention_heads"]
+    e = "embeddings"
+    x = (w[f"{e}.word_embeddings.weight"][ids] + w[f"{e}.token_type_embeddings.weight"][types]
+         + w[f"{e}.position_embeddings.weight"][:len(ids)])
+    x = layer_norm(x, w, f"{e}.LayerNorm", eps)
+    for i in range(c["num_hidden_layers"]):
+        p = f"encoder.layer.{i}"
+        q, k, v = (linear(x, w, f"{p}.attention.self.{n}") for n in ("query", "key", "value"))
+        a = attention(q, k, v, heads, heads, (c["hidden_size"] // heads) ** -0.5, allowed)
+        x = layer_norm(x + linear(a, w, f"{p}.attention.output.dense"), w, f"{p}.attention.output.LayerNorm", eps)
+        y = linear(act(linear(x, w, f"{p}.intermediate.dense")), w, f"{p}.output.dense")
+        x = layer_norm(x + y, w, f"{p}.output.LayerNorm", eps)
+    if not head:
+        return {"last_hidden_state": x, "pooler_output": np.tanh(linear(x[0], w, "pooler.dense"))}
+    p = "cls.predictions"
+    y = layer_norm(act(linear(x, w, f"{p}.transform.dense")), w, f"{p}.transform.LayerNorm", eps)
+    decoder = w[f"{e}.word_embeddings.weight" if c["tie_word_embeddings"] else f"{p}.decoder.weight"]
+    # Untied, the file holds decoder.bias (which is used) beside predictions.bias (which is not).
+    return {"logits": y @ decoder.T + w[f"{p}.bias" if c["tie_word_embeddings"] else f"{p}.decoder.bias"]}
+
+
+def patches(pixels, size):
+    """(3, H, W) -> (patches in row order, 3 * size * size), each flattened as (channel, row, column)."""
+    c, h, w = pixels.shape
+    grid = pixels.reshape(c, h // size, size, w // size, size).transpose(1, 3, 0, 2, 4)
+    return grid.reshape(-1, c * size * size)
+
+
+def numpy_vit(c, w, entry):
+    head = "classifier.weight" in w
+    w = strip(w, "vit.")
+    act, eps, heads = ACTIVATIONS[c["hidden_act"]], c["layer_norm_eps"], c["num_attention_heads"]
+    kernel = w["embeddings.patch_embeddings.projection.weight"]
+    x = patches(unpack(entry["pixels"]), c["patch_size"]) @ kernel.reshape(len(kernel), -1).T
+    x = x + w["embeddings.patch_embeddings.projection.bias"]
+    x = np.concatenate([w["embeddings.cls_token"][0], x]) + w["embeddings.position_embeddings"][0]
+    allowed = np.ones((len(x), len(x)), dtype=bool)
+    for i in range(c["num_hidden_layers"]):
+        p = f"encoder.layer.{i}"
+        y = layer_norm(x, w, f"{p}.layernorm_before", eps)
+        q, k, v = (linear(y, w, f"{p}.attention.attention.{n}") for n in ("query", "key", "value"))
+        a = attention(q, k, v, heads, heads, (c["hidden_size"] // heads) ** -0.5, allowed)
+        x = x + linear(a, w, f"{p}.attention.output.dense")
+        y = layer_norm(x, w, f"{p}.layernorm_after", eps)
+        x = x + linear(act(linear(y, w, f"{p}.intermediate.dense")), w, f"{p}.output.dense")
+    x = layer_norm(x, w, "layernorm", eps)
+    if head:
+        return {"logits": linear(x[0], w, "classifier")}
+    assert c["pooler_act"] == "tanh"
+    return {"last_hidden_state": x, "pooler_output": np.tanh(linear(x[0], w, "pooler.dense"))}
+
+
+def numpy_timm(c, w, entry):
+    args, eps = c["model_args"], 1e-6  # timm's ViT uses LayerNorm(eps=1e-6) and gelu (erf)
+    heads, dim = args["num_heads"], args["embed_dim"]
+    kernel = w["patch_embed.proj.weight"]
+    x = patches(unpack(entry["pixels"]), args["patch_size"]) @ kernel.reshape(len(kernel), -1).T
+    x = np.concatenate([w["cls_token"][0], x + w["patch_embed.proj.bias"]]) + w["pos_embed"][0]
+    allowed = np.ones((len(x), len(x)), dtype=bool)
+    for i in range(args["depth"]):
+        p = f"blocks.{i}"
+        q, k, v = np.split(linear(layer_norm(x, w, f"{p}.norm1", eps), w, f"{p}.attn.qkv"), 3, axis=-1)
+        a = attention(q, k, v, heads, heads, (dim // heads) ** -0.5, allowed)
+        x = x + linear(a, w, f"{p}.attn.proj")
+        y = gelu_erf(linear(layer_norm(x, w, f"{p}.norm2", eps), w, f"{p}.mlp.fc1"))
+        x = x + linear(y, w, f"{p}.mlp.fc2")
+    return {"logits": linear(layer_norm(x, w, "norm", eps)[0], w, "head")}
+
+
+NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert, "vit": numpy_vit}
+
+
+def check():
+    worst_of_all = 0.0
+    for name in CASES:
+        folder = HERE / name
+        config = json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        golden = json.loads((folder / "golden.json").read_text())
+        assert all(t.dtype == np.float64 for t in weights.values()), name
+        model = NUMPY_MODELS[config["model_type"]] if "model_type" in config else numpy_timm
+        worst = 0.0
+        assert len(golden["inputs"]) == len(golden["outputs"]) == len(CASES[name]["inputs"])
+        for entry, expected in zip(golden["inputs"], golden["outputs"]):
+            result = model(config, weights, entry)
+            assert result.keys() == expected.keys(), (name, result.keys(), expected.keys())
+            for key, value in result.items():
+                want = unpack(expected[key])
+                assert value.shape == want.shape, (name, key)
+                worst = max(worst, float(np.abs(value - want).max()))
+        size = sum(f.stat().st_size for f in folder.iterdir())
+        print(f"{name:16} {size / 1000:6.1f} kB   largest difference to numpy {worst:.1e}")
+        assert worst < TOLERANCE, name
+        worst_of_all = max(worst_of_all, worst)
+    print(f"all {len(CASES)} cases agree with numpy, largest difference {worst_of_all:.1e}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only re-check the existing files")
+    if not parser.parse_args().check:
+        make()
+    check()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
