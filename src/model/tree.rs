@@ -172,7 +172,7 @@ pub enum Op {
     /// Multi-head self-attention.
     Attention(Box<Attention>),
     /// Feed-forward network.
-    Mlp(Mlp),
+    Mlp(Box<Mlp>),
 }
 
 /// Multi-head self-attention with `heads` query heads; query head `h` reads key/value head

@@ -132,7 +132,7 @@ impl Names<'_> {
         let norm = |which: &str| self.norm(&format!("{name}.{which}.LayerNorm"));
         vec![
             Sublayer::post_norm(Op::Attention(Box::new(attention)), norm("attention.output")),
-            Sublayer::post_norm(Op::Mlp(mlp), norm("output")),
+            Sublayer::post_norm(Op::Mlp(Box::new(mlp)), norm("output")),
         ]
     }
 

@@ -100,7 +100,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         };
         vec![
             Sublayer::pre_norm(norm(format!("{name}.ln_1")), Op::Attention(Box::new(attention))),
-            Sublayer::pre_norm(norm(format!("{name}.ln_2")), Op::Mlp(mlp)),
+            Sublayer::pre_norm(norm(format!("{name}.ln_2")), Op::Mlp(Box::new(mlp))),
         ]
     };
 

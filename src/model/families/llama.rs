@@ -128,7 +128,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         let second = norm(format!("{name}.post_attention_layernorm"));
         vec![
             Sublayer::pre_norm(first, Op::Attention(Box::new(attention))),
-            Sublayer::pre_norm(second, Op::Mlp(mlp)),
+            Sublayer::pre_norm(second, Op::Mlp(Box::new(mlp))),
         ]
     };
 

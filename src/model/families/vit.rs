@@ -62,7 +62,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
                 norm(format!("{name}.layernorm_before")),
                 Op::Attention(Box::new(attention)),
             ),
-            Sublayer::pre_norm(norm(format!("{name}.layernorm_after")), Op::Mlp(mlp)),
+            Sublayer::pre_norm(norm(format!("{name}.layernorm_after")), Op::Mlp(Box::new(mlp))),
         ]
     };
     let embedding = ImageNames {

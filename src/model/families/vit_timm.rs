@@ -197,7 +197,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         };
         vec![
             Sublayer::pre_norm(norm(&format!("{name}.norm1")), Op::Attention(Box::new(attention))),
-            Sublayer::pre_norm(norm(&format!("{name}.norm2")), Op::Mlp(mlp)),
+            Sublayer::pre_norm(norm(&format!("{name}.norm2")), Op::Mlp(Box::new(mlp))),
         ]
     };
     catalog.prefix(&[""], "blocks.0.attn.qkv.weight")?;
