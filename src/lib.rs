@@ -3,5 +3,6 @@
 pub mod checkpoint;
 pub mod error;
 pub mod model;
+pub mod testing;
 
 pub use error::{Class, Error, Result};
