@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod expand;
 pub mod forward;
 pub mod model;
 pub mod testing;

@@ -2,6 +2,7 @@
 
 use super::random::Draw;
 use super::source::{Architecture, SourceCase};
+use crate::expand::{Free, NewLayers, Options, Target};
 use serde::{Deserialize, Serialize};
 
 /// How the free parts of an expansion are filled.
@@ -32,6 +33,11 @@ pub struct TargetCase {
     pub intermediate: usize,
     /// Layers.
     pub layers: usize,
+    /// Whether new layers end in fan-outs that cancel, instead of zeros.
+    pub cancel: bool,
+    /// For each new layer, how many of the source's come before it; an even spread where this is
+    /// `None`.
+    pub insert_after: Option<Vec<usize>>,
     /// How the free parts are filled.
     pub free: FreeParts,
     /// Seed of the free choices.
@@ -48,6 +54,8 @@ impl TargetCase {
             head_dim: source.head_dim,
             intermediate: source.intermediate,
             layers: source.layers,
+            cancel: false,
+            insert_after: None,
             free,
             seed,
         }
@@ -77,7 +85,47 @@ impl TargetCase {
                 _ => grow_together(source, &mut target, rng),
             }
         }
+        let added = target.layers - source.layers;
+        if added > 0 {
+            target.cancel = target.has_second_copies(source) && rng.chance(0.6);
+            if rng.chance(0.5) {
+                let places = (0..added).map(|_| rng.below(source.layers + 1));
+                target.insert_after = Some(places.collect());
+            }
+        }
         target
+    }
+
+    /// Whether every neuron and every channel of every head has a second copy, so that fan-outs can
+    /// cancel.
+    fn has_second_copies(&self, source: &SourceCase) -> bool {
+        let places = self.kv_heads / source.kv_heads * (self.heads / self.kv_heads);
+        let heads = places / (source.heads / source.kv_heads);
+        heads * (self.head_dim / source.head_dim) >= 2
+            && self.intermediate >= 2 * source.intermediate
+    }
+
+    /// The request to [`crate::expand::expand`].
+    pub fn options(&self) -> Options {
+        Options {
+            target: Target {
+                hidden: Some(self.hidden),
+                heads: Some(self.heads),
+                kv_heads: Some(self.kv_heads),
+                head_dim: Some(self.head_dim),
+                intermediate: Some(self.intermediate),
+                layers: Some(self.layers),
+            },
+            free: match self.free {
+                FreeParts::Projection => Free::Projection,
+                FreeParts::Equal => Free::Equal,
+                FreeParts::Zero => Free::Zero,
+            },
+            seed: self.seed,
+            new_layers: if self.cancel { NewLayers::Cancel } else { NewLayers::Zero },
+            insert_after: self.insert_after.clone(),
+            dtype: None,
+        }
     }
 
     /// Whether the width is a whole multiple of the source's.
