@@ -64,6 +64,9 @@ impl TargetCase {
     /// A random target that can be reached without loss: no size shrinks; Post-LN grows by whole
     /// factors and keeps its depth; under rotary positions the head size grows by whole factors;
     /// every query head of the source finds a place beside a copy of its key/value head.
+    ///
+    /// # Panics
+    /// If the source has no heads or another size of zero, which no legal case has.
     pub fn random(source: &SourceCase, rng: &mut impl Draw) -> TargetCase {
         let free = rng.pick(&[
             FreeParts::Projection,
@@ -165,7 +168,7 @@ fn grow_apart(source: &SourceCase, target: &mut TargetCase, rng: &mut impl Draw)
     if rng.chance(0.7) {
         target.hidden += rng.between(1, 2 * source.hidden);
     }
-    if rng.chance(0.25) {
+    if rng.chance(0.4) {
         target.head_dim *= rng.between(2, 3);
     }
     if rng.chance(0.6) {

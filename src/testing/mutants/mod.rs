@@ -95,8 +95,6 @@ mutants! {
     TokensCircular, "tokens circular", Mistake, tables::tokens_circular;
     /// The position table is zero-expanded.
     PositionsZeroExpanded, "positions zero-expanded", Mistake, tables::positions_zero_expanded;
-    /// The token type table is zero-expanded.
-    TypesZeroExpanded, "token types zero-expanded", Mistake, tables::types_zero_expanded;
     /// The class token is zero-expanded.
     ClassTokenZeroExpanded, "class token zero-expanded", Mistake, tables::class_token_zero_expanded;
     /// The patch convolution is zero-expanded.
