@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod expand;
+pub mod forward;
 pub mod model;
 
 pub use error::{Class, Error, Result};
