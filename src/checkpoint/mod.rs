@@ -5,12 +5,23 @@
 //! [`crate::model`].
 
 mod config;
+mod draft;
 mod dtype;
+mod file;
 mod format;
+mod header;
+mod index;
+mod lookup;
+mod open;
+mod place;
+mod save;
 mod tensor;
+mod unique;
+mod weights;
 
 pub use config::Config;
 pub use dtype::Dtype;
+pub use save::{SHARD_LIMIT, save};
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
