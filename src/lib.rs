@@ -5,5 +5,6 @@ pub mod error;
 pub mod expand;
 pub mod forward;
 pub mod model;
+pub mod testing;
 
 pub use error::{Class, Error, Result};
