@@ -1,11 +1,14 @@
 //! Expansions compute what their sources compute: golden models through the reference forward pass in
 //! f64, to 1e-9 of the spread of the outputs.
 
+mod compare;
 mod golden;
+mod random;
 mod refusals;
 
-use golden::{CASES, Case, config_of, difference};
-use lemon_check::checkpoint::{Checkpoint, Dtype};
+use compare::difference;
+use golden::{CASES, Case};
+use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{Free, NewLayers, Options, Target, expand};
 use lemon_check::model::{Model, describe};
 use ndarray::Array2;
@@ -74,7 +77,7 @@ fn check(case: &Case, name: &str, options: &Options) -> Checkpoint {
     let expanded = expand(&case.checkpoint, &case.model, options).unwrap();
     let model = describe(&expanded).unwrap();
     assert_eq!(model.strangers(&expanded), Vec::<&str>::new());
-    let worst = difference(case, &expanded, &model);
+    let worst = difference((&case.checkpoint, &case.model), (&expanded, &model), &case.inputs);
     assert!(worst < 1e-9, "{} {name}: {worst:e} with {options:?}", case.name);
     expanded
 }
@@ -137,9 +140,16 @@ fn epsilon_is_scaled_by_eta_squared_and_survives_the_file() {
     let target = Target { hidden: Some(20), heads: Some(5), ..Target::default() };
     let expanded = check(&case, "eps", &Options { target, ..Options::default() });
     assert_eq!(expanded.config().get("layer_norm_epsilon").unwrap().as_f64(), Some(1e-3 * 0.8));
-    let text = serde_json::to_string(expanded.config().json()).unwrap();
-    let again = config_of(&text);
-    assert_eq!(again.json(), expanded.config().json());
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["folder", "file.safetensors"] {
+        let path = folder.path().join(name);
+        save(&path, expanded.config(), expanded.tensors(), SHARD_LIMIT).unwrap();
+        let opened = Checkpoint::open(&path, None).unwrap();
+        assert_eq!(opened.config().json(), expanded.config().json());
+        let of_file = (&opened, &describe(&opened).unwrap());
+        let worst = difference((&case.checkpoint, &case.model), of_file, &case.inputs);
+        assert!(worst < 1e-9, "{name}: {worst:e}");
+    }
 }
 
 #[test]
@@ -150,7 +160,8 @@ fn an_expansion_with_the_sources_epsilon_is_not_lossless() {
     let mut config = expanded.config().clone();
     config.set("layer_norm_epsilon", 1e-3);
     let wrong = Checkpoint::in_memory("wrong", config, expanded.tensors().clone());
-    assert!(difference(&case, &wrong, &describe(&wrong).unwrap()) > 1e-6);
+    let of_wrong = (&wrong, &describe(&wrong).unwrap());
+    assert!(difference((&case.checkpoint, &case.model), of_wrong, &case.inputs) > 1e-6);
 }
 
 #[test]
@@ -182,8 +193,8 @@ fn a_tied_head_stays_the_token_table_and_its_norm_is_divided_by_the_copies() {
 /// The fan-out of each neuron of layer 0, `[hidden, intermediate]`.
 fn fan_outs(checkpoint: &Checkpoint) -> Array2<f64> {
     let model = describe(checkpoint).unwrap();
-    let ops = model.layers[0].iter().flat_map(|s| &s.branches).map(|b| &b.op);
-    let down = ops.last().unwrap().linears().pop().unwrap().weight.clone();
+    let mut ops = model.layers[0].iter().flat_map(|s| &s.branches).map(|b| &b.op);
+    let down = ops.next_back().unwrap().linears().pop().unwrap().weight.clone();
     down.read(checkpoint).unwrap()
 }
 
