@@ -5,7 +5,7 @@
 //! alone}, on a cheap invariant: the sum of all fan-outs of a sublayer maps by E like each group of
 //! them. It only proposes; the equations judge.
 
-use super::bounded::Bounded;
+use super::bounded::{Bounded, UNITS};
 use super::map::Map;
 use super::side::Side;
 use crate::error::Result;
@@ -144,7 +144,7 @@ fn finished(column: Bounded, map: Option<&Map>, modulo_one: bool) -> Vec<f64> {
     if modulo_one {
         column = column.centre_columns();
     }
-    let zero = column.clone().transposed().row(0).is_zero();
+    let zero = column.clone().transposed().row(0).is_zero(UNITS);
     column.value.iter().map(|v| if zero { 0.0 } else { *v }).collect()
 }
 

@@ -3,8 +3,8 @@
 //! In network order: the norm in front, the layers that read the stream, the layer that writes it,
 //! its bias.
 
-use super::bounded::Bounded;
-use super::channels::{Equations, Keys, Writes};
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::channels::{Equations, Keys, Member, Writes};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::ops::value_rows;
 use super::pattern::patterns;
@@ -43,11 +43,11 @@ impl<'a> Accused<'a> {
     /// Expanded channels that match nothing in the source and whose fan-outs do not cancel.
     fn strangers(&self, equations: &Equations) -> (Vec<usize>, Vec<usize>) {
         let groups = &equations.groups;
-        let alone = |of: &[Option<(usize, f64)>], others: &[Option<(usize, f64)>]| -> Vec<usize> {
+        let alone = |of: &[Member], others: &[Member]| -> Vec<usize> {
             let known: Vec<bool> = (0..groups.count)
                 .map(|g| others.iter().flatten().any(|(other, _)| *other == g))
                 .collect();
-            let wrong = |group: &Option<(usize, f64)>| match group {
+            let wrong = |group: &Member| match group {
                 Some((g, _)) => !known[*g] && equations.wrong_groups.binary_search(g).is_ok(),
                 None => false,
             };
@@ -121,7 +121,7 @@ impl<'a> Accused<'a> {
         let keys = (self.readers.0.fold(&s.key)?, self.readers.1.fold(&t.key)?);
         let mine = patterns(t, &queries.1, &keys.1);
         let theirs = patterns(s, &queries.0, &keys.0);
-        let same = theirs.iter().position(|pattern| mine[head].equals(pattern));
+        let same = theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS));
         if let Some(partner) = same {
             // The pattern is known: the values differ.
             let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
@@ -210,7 +210,11 @@ impl<'a> Accused<'a> {
                 let (head, c) = (channel / t.head_dim, channel % t.head_dim);
                 let partner =
                     (0..s.heads).map(|h| h * s.head_dim + c.min(s.head_dim - 1)).find(|p| {
-                        values.1.weight.row(*row).equals(&values.0.weight.row(s_rows[*p]), 1.0)
+                        values.1.weight.row(*row).equals(
+                            &values.0.weight.row(s_rows[*p]),
+                            Ratio::ONE,
+                            UNITS,
+                        )
                     });
                 let partner = s_rows[partner.unwrap_or(head % s.heads * s.head_dim)];
                 let pair = (values.0.joined().slice(partner, 1), values.1.joined().slice(*row, 1));

@@ -146,38 +146,60 @@ pub(super) struct Row<'a> {
 pub(super) const UNITS: f64 = 8.0;
 
 impl Row<'_> {
-    /// Whether every entry is zero within its bound.
-    pub fn is_zero(&self) -> bool {
-        let limit = UNITS * UNITS;
+    /// Whether every entry is zero within `units` of its bound.
+    pub fn is_zero(&self, units: f64) -> bool {
+        let limit = units * units;
         self.value.iter().zip(self.variance).all(|(v, variance)| v * v <= limit * variance)
     }
 
-    /// The factor `c` for which `self = c·other` within the bounds, if there is one. Neither row
+    /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one. Neither row
     /// may be zero.
-    pub fn ratio(&self, other: &Row) -> Option<f64> {
+    pub fn ratio(&self, other: &Row, units: f64) -> Option<Ratio> {
         let square = other.value.dot(&other.value);
         if square == 0.0 {
             return None;
         }
-        let fit = self.value.dot(&other.value) / square;
-        // The fit's own error, from the rounding of both rows.
-        let noise: f64 = (0..self.value.len())
-            .map(|i| other.value[i].powi(2) * (self.variance[i] + fit * fit * other.variance[i]))
+        let factor = self.value.dot(&other.value) / square;
+        let error = (0..self.value.len())
+            .map(|i| {
+                let variance = self.variance[i] + factor * factor * other.variance[i];
+                other.value[i].powi(2) * variance
+            })
             .sum::<f64>()
             .sqrt()
             / square;
-        let factor = if (fit - 1.0).abs() <= UNITS * noise { 1.0 } else { fit };
-        self.equals(other, factor).then_some(factor)
+        let ratio = Ratio { factor, error };
+        self.equals(other, ratio, units).then_some(ratio)
     }
 
-    /// Whether `self = factor·other` within the bounds.
-    pub fn equals(&self, other: &Row, factor: f64) -> bool {
-        let limit = UNITS * UNITS;
+    /// Whether `self = ratio·other` within `units` of the bounds.
+    pub fn equals(&self, other: &Row, ratio: Ratio, units: f64) -> bool {
+        let limit = units * units;
+        let Ratio { factor, error } = ratio;
         (0..self.value.len()).all(|i| {
             let difference = self.value[i] - factor * other.value[i];
-            let variance = self.variance[i] + factor * factor * other.variance[i];
+            let variance = self.variance[i]
+                + factor * factor * other.variance[i]
+                + (error * other.value[i]).powi(2);
             difference * difference <= limit * variance
         })
+    }
+}
+
+/// A factor with its bound.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ratio {
+    pub factor: f64,
+    pub error: f64,
+}
+
+impl Ratio {
+    /// Exactly one.
+    pub const ONE: Ratio = Ratio { factor: 1.0, error: 0.0 };
+
+    /// One over this. The factor may not be zero.
+    pub fn inverse(self) -> Ratio {
+        Ratio { factor: 1.0 / self.factor, error: self.error / (self.factor * self.factor) }
     }
 }
 
@@ -197,14 +219,15 @@ mod tests {
     #[test]
     fn rows_that_differ_by_a_factor_have_a_ratio() {
         let rows = Bounded::stored(array![[1.0, -2.0], [3.0, -6.0], [3.0, -6.1]], 1e-9, 0.0);
-        assert_eq!(rows.row(1).ratio(&rows.row(0)), Some(3.0));
-        assert_eq!(rows.row(2).ratio(&rows.row(0)), None);
+        let ratio = |row| rows.row(row).ratio(&rows.row(0), UNITS).map(|ratio| ratio.factor);
+        assert_eq!(ratio(1), Some(3.0));
+        assert_eq!(ratio(2), None);
     }
 
     #[test]
     fn a_number_below_the_floor_is_zero() {
         let rows = Bounded::stored(array![[1e-17, 0.0], [1e-3, 0.0]], 1e-7, 1e-8);
-        assert!(rows.row(0).is_zero());
-        assert!(!rows.row(1).is_zero());
+        assert!(rows.row(0).is_zero(UNITS));
+        assert!(!rows.row(1).is_zero(UNITS));
     }
 }

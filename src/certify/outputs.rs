@@ -1,7 +1,7 @@
 //! From the stream to what the models return.
 
-use super::bounded::Bounded;
-use super::channels::cluster;
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::channels::{Items, Member, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};
@@ -165,8 +165,12 @@ impl Network<'_> {
             return Ok(false);
         };
         let rows = (readers.0.fold(s)?.joined(), readers.1.fold(t)?.joined());
-        let [groups_s, groups_t] = cluster([Some(&rows.0), Some(&rows.1)], false);
-        let group = |g: &Option<(usize, f64)>| g.map_or(usize::MAX, |(group, _)| group);
+        let [groups_s, groups_t] = cluster(
+            &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
+            false,
+            Strategy::ALL[0],
+        );
+        let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);
         let mut members = vec![Vec::new(); rows.0.rows() + rows.1.rows()];
         for (row, g) in groups_s.iter().enumerate() {
             members[group(g)].push(row);
@@ -185,7 +189,7 @@ impl Network<'_> {
                     used[of] += 1;
                     Entry::Copy { of, sign: 1.0 }
                 }
-                None if rows.1.row(row).is_zero() => Entry::Zero,
+                None if rows.1.row(row).is_zero(UNITS) => Entry::Zero,
                 None => {
                     let pair = (rows.0.slice(position, 1), rows.1.slice(row, 1));
                     let whole = (&readers.0, &readers.1);
@@ -226,7 +230,9 @@ impl Compared {
         let (mut weight, mut bias) = (Residual::new(shared), Residual::new(shared));
         weight.add(&expanded.weight, &source.weight, first);
         bias.add(&expanded.bias, &source.bias, first);
-        let wrong = |row: &usize| !expanded.weight.row(*row).equals(&source.weight.row(*row), 1.0);
+        let wrong = |row: &usize| {
+            !expanded.weight.row(*row).equals(&source.weight.row(*row), Ratio::ONE, UNITS)
+        };
         let rows = (0..expanded.weight.rows()).filter(wrong).count();
         Compared { weight, bias, rows }
     }

@@ -55,34 +55,42 @@ pub(super) fn patterns(attention: &Attention, query: &Folded, key: &Folded) -> V
                     }));
                 }
             }
-            channels.retain(|c| !c.key.row(0).is_zero() && !c.query.row(0).is_zero());
+            channels.retain(|c| !c.is_zero(0.0));
             Pattern { channels }
         })
         .collect()
 }
 
 impl Pattern {
-    /// Whether the two patterns are equal.
-    pub fn equals(&self, other: &Pattern) -> bool {
-        if self.channels.len() != other.channels.len() {
-            return false;
-        }
+    /// Whether the two patterns are equal within `units` of their bounds.
+    pub fn equals(&self, other: &Pattern, units: f64) -> bool {
         let mut free: Vec<&Channel> = other.channels.iter().collect();
-        self.channels.iter().all(|mine| {
-            let partner = free.iter().position(|theirs| mine.equals(theirs));
-            partner.map(|at| free.remove(at)).is_some()
-        })
+        for mine in &self.channels {
+            match free.iter().position(|theirs| mine.equals(theirs, units)) {
+                Some(partner) => {
+                    free.remove(partner);
+                }
+                None if mine.is_zero(units) => {}
+                None => return false,
+            }
+        }
+        free.iter().all(|theirs| theirs.is_zero(units))
     }
 }
 
 impl Channel {
-    fn equals(&self, other: &Channel) -> bool {
+    /// Whether it contributes nothing: its key or its query is zero within `units` of its bounds.
+    fn is_zero(&self, units: f64) -> bool {
+        self.key.row(0).is_zero(units) || self.query.row(0).is_zero(units)
+    }
+
+    fn equals(&self, other: &Channel, units: f64) -> bool {
         let close = (self.frequency - other.frequency).abs() <= 1e-12 * self.frequency.abs();
         if !close {
             return false;
         }
-        let Some(factor) = self.key.row(0).ratio(&other.key.row(0)) else { return false };
+        let Some(ratio) = self.key.row(0).ratio(&other.key.row(0), units) else { return false };
         // Opposite factors cancel in the product.
-        factor != 0.0 && self.query.row(0).equals(&other.query.row(0), 1.0 / factor)
+        ratio.factor != 0.0 && self.query.row(0).equals(&other.query.row(0), ratio.inverse(), units)
     }
 }
