@@ -4,6 +4,7 @@
 mod compare;
 mod golden;
 mod random;
+mod real;
 mod refusals;
 
 use compare::difference;
