@@ -86,6 +86,14 @@ impl Map {
         self
     }
 
+    /// This map with the entries of `other` in place of zeros.
+    pub fn filled_from(&self, other: &Map) -> Self {
+        let pairs = self.entries.iter().zip(&other.entries);
+        let entry =
+            |(own, other): (&Entry, &Entry)| if *own == Entry::Zero { *other } else { *own };
+        Map::new(self.sources, pairs.map(entry)).scaled(self.scale)
+    }
+
     /// The map of heads whose channels are mapped as well: coordinates are head-major.
     ///
     /// # Panics
