@@ -3,8 +3,10 @@
 mod common;
 
 use common::{Models, difference, run};
+use lemon_check::Class;
 use lemon_check::checkpoint::Dtype;
 use lemon_check::testing::random::generator;
+use lemon_check::testing::shrink::smallest;
 use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, inputs};
 use std::collections::BTreeMap;
 
@@ -74,5 +76,44 @@ fn expansions_in_f64_compute_what_the_source_computes() {
             let right = apart < 1e-9 || models.is_steep();
             assert!(right, "{architecture:?} {seed}: {apart:e}\n{}", models.replay());
         }
+    }
+}
+
+#[test]
+fn impossible_targets_are_refused() {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for architecture in Architecture::ALL {
+        for seed in 0..100 {
+            let mut rng = generator(seed);
+            let source = SourceCase::random(architecture, &mut rng);
+            let (target, why) = TargetCase::impossible(&source, &mut rng);
+            let Err(error) = Models::build(source.clone(), target.clone()) else {
+                panic!("{architecture:?} {seed}: {why}, and yet {source:?} became {target:?}");
+            };
+            assert_eq!(error.class(), Class::Refused, "{why}: {error}");
+            *seen.entry(why).or_default() += 1;
+        }
+    }
+    assert_eq!(seen.len(), 8, "{seen:?}");
+}
+
+#[test]
+fn a_failing_pair_shrinks_to_the_least_that_still_fails() {
+    for architecture in Architecture::ALL {
+        let mut rng = generator(5);
+        let mut source = SourceCase::random(architecture, &mut rng);
+        source.intermediate = source.intermediate.max(3);
+        let mut target = TargetCase::random(&source, &mut rng);
+        target.intermediate = 3 * source.intermediate;
+        // What fails here: at least three neurons that become at least five.
+        let (source, target) = smallest((source, target), |(source, target)| {
+            source.intermediate >= 3
+                && target.intermediate >= 5
+                && Models::build(source.clone(), target.clone()).is_ok()
+        });
+        assert_eq!((source.intermediate, target.intermediate), (3, 5));
+        assert_eq!((source.heads, source.layers, target.layers), (1, 1, 1), "{architecture:?}");
+        assert_eq!((target.hidden, target.heads), (source.hidden, 1), "{architecture:?}");
+        assert_eq!(source.hidden, 1, "{architecture:?}");
     }
 }

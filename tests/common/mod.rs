@@ -106,3 +106,48 @@ pub fn difference(one: &[Outputs<f64>], other: &[Outputs<f64>]) -> f64 {
     }
     worst
 }
+
+/// How far the second run's outputs are from a linear image of the first's: the largest residual
+/// of a least-squares fit `y_other = E y_one` over all rows that mean anything, over the largest
+/// number. For outputs of hidden channels, which a lossless expansion may return so. `None` where
+/// there are not clearly more rows than channels, so that anything would fit.
+pub fn linear_misfit(one: &[Outputs<f64>], other: &[Outputs<f64>], output: usize) -> Option<f64> {
+    let gather = |all: &[Outputs<f64>]| {
+        let mut columns: Vec<Vec<f64>> = vec![Vec::new(); all[0].outputs[output].values.ncols()];
+        for result in all.iter().map(|outputs| &outputs.outputs[output]) {
+            for (row, _) in result.meaningful.iter().enumerate().filter(|(_, m)| **m) {
+                let values = result.values.row(row);
+                columns.iter_mut().zip(values).for_each(|(column, value)| column.push(*value));
+            }
+        }
+        columns
+    };
+    let (from, to) = (gather(one), gather(other));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let remove = |column: &mut Vec<f64>, basis: &[Vec<f64>]| {
+        // Twice, because once leaves rounding errors along the basis.
+        for unit in basis.iter().chain(basis) {
+            let along = dot(column, unit);
+            column.iter_mut().zip(unit).for_each(|(x, u)| *x -= along * u);
+        }
+    };
+    if from[0].len() < 2 * from.len() {
+        return None;
+    }
+    let mut basis: Vec<Vec<f64>> = Vec::new();
+    for mut column in from {
+        let before = dot(&column, &column).sqrt();
+        remove(&mut column, &basis);
+        let length = dot(&column, &column).sqrt();
+        if length > 1e-9 * before {
+            basis.push(column.into_iter().map(|x| x / length).collect());
+        }
+    }
+    let largest = to.iter().flatten().fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
+    let mut worst = 0.0f64;
+    for mut column in to {
+        remove(&mut column, &basis);
+        worst = column.iter().fold(worst, |m, x| m.max(x.abs()));
+    }
+    Some(worst / largest)
+}

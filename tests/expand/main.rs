@@ -4,14 +4,15 @@
 mod compare;
 mod golden;
 mod random;
+mod real;
 mod refusals;
 
 use compare::difference;
 use golden::{CASES, Case};
 use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{Free, NewLayers, Options, Target, expand};
-use lemon_check::model::{Model, describe};
-use ndarray::Array2;
+use lemon_check::model::{Lens, Model, Op, describe};
+use ndarray::{Array2, ArrayView1};
 
 const FREE: [Free; 3] = [Free::Projection, Free::Equal, Free::Zero];
 
@@ -209,6 +210,33 @@ fn only_the_projection_breaks_the_symmetry_of_copied_neurons() {
             let fan_outs = fan_outs(&expand(&case.checkpoint, &case.model, &options).unwrap());
             let same = (0..neurons).filter(|n| fan_outs.column(*n) == fan_outs.column(n + neurons));
             assert_eq!(same.count(), if free == Free::Equal { neurons } else { 0 }, "{name}");
+        }
+    }
+}
+
+#[test]
+fn no_new_head_channel_is_dead() {
+    for (name, head_dim) in [("gpt2-lm", 7), ("llama-untied", 8)] {
+        let case = Case::load(name);
+        let sizes = &case.model.sizes;
+        let target = Target {
+            hidden: Some(sizes.heads * head_dim),
+            head_dim: Some(head_dim),
+            ..Target::default()
+        };
+        for free in FREE {
+            let options = Options { target: target.clone(), free, ..Options::default() };
+            let expanded = expand(&case.checkpoint, &case.model, &options).unwrap();
+            let Op::Attention(attention) =
+                describe(&expanded).unwrap().layers[0][0].branches[0].op.clone()
+            else {
+                panic!("attention comes first")
+            };
+            let rows = |lens: &Lens| lens.read(&expanded).unwrap();
+            let (query, key) = (rows(&attention.query.weight), rows(&attention.key.weight));
+            let is_zero = |row: ArrayView1<f64>| row.iter().all(|v| *v == 0.0);
+            assert!(query.outer_iter().any(is_zero), "{name} {free:?}: new channels are hidden");
+            assert!(!key.outer_iter().any(is_zero), "{name} {free:?}");
         }
     }
 }
