@@ -40,3 +40,88 @@ fn survey() {
         println!("{architecture:?}: lossless {right}, not {wrong}");
     }
 }
+
+#[derive(Default, Debug)]
+struct Count {
+    applied: usize,
+    changed: usize,
+    missed: usize,
+    equivalent: usize,
+    alarms: usize,
+    named: usize,
+}
+
+#[test]
+fn mutants() {
+    let mut counts: std::collections::BTreeMap<Mutant, Count> = Default::default();
+    for architecture in Architecture::ALL {
+        for seed in 0..60 {
+            let models = Models::random(architecture, seed, |source| {
+                source.dtype = Dtype::F64;
+            })
+            .unwrap();
+            if models.is_steep() {
+                continue;
+            }
+            let mut rng = generator(seed);
+            let mut all = inputs::random(&models.source_model, &mut rng);
+            all.extend(inputs::covering(&models.source_model, 20, &mut rng));
+            let right = run(&models.expanded, &models.expanded_model, &all);
+            for mutant in Mutant::ALL {
+                let Some(mutated) = mutant.apply(&models.pair(), seed).unwrap() else { continue };
+                let model = describe(&mutated.checkpoint).unwrap();
+                let apart = difference(&right, &run(&mutated.checkpoint, &model, &all));
+                let source = (&models.source, &models.source_model);
+                let found = certify(source, (&mutated.checkpoint, &model), &|_, _| ()).unwrap();
+                let count = counts.entry(*mutant).or_default();
+                count.applied += 1;
+                let changed = apart > 1e-10;
+                if changed {
+                    count.changed += 1;
+                    count.missed += usize::from(found.proves_lossless());
+                    let named = found.failures.first().is_some_and(|f| f.tensor == mutated.subject);
+                    count.named += usize::from(named);
+                    if found.proves_lossless() {
+                        println!(
+                            "MISSED {} {apart:e} {} {}",
+                            mutant.name(),
+                            mutated.subject,
+                            models.replay()
+                        );
+                    } else if !named {
+                        println!(
+                            "UNNAMED {} {apart:e} {} {:?} {:?}\n   {}",
+                            mutant.name(),
+                            mutated.subject,
+                            found
+                                .failures
+                                .first()
+                                .map(|f| (&f.tensor, &f.place, &f.index, f.units, &f.cause)),
+                            found.unknown.first(),
+                            models.replay().replace('\n', "\n   ")
+                        );
+                    }
+                } else {
+                    count.equivalent += 1;
+                    count.alarms += usize::from(!found.proves_lossless());
+                    if !found.proves_lossless() {
+                        println!(
+                            "ALARM {} {apart:e} {} {:?} {:?}\n   {}",
+                            mutant.name(),
+                            mutated.subject,
+                            found
+                                .failures
+                                .first()
+                                .map(|f| (&f.tensor, &f.place, &f.index, f.units, &f.cause)),
+                            found.unknown.first(),
+                            models.replay().replace('\n', "\n   ")
+                        );
+                    }
+                }
+            }
+        }
+    }
+    for (mutant, count) in &counts {
+        println!("TOTAL {:32} {count:?}", mutant.name());
+    }
+}

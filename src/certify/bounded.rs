@@ -111,6 +111,15 @@ impl Bounded {
         }
     }
 
+    /// The columns from `first` on, `count` of them.
+    pub fn columns(&self, first: usize, count: usize) -> Bounded {
+        let range = ndarray::s![.., first..first + count];
+        Bounded {
+            value: self.value.slice(range).to_owned(),
+            variance: self.variance.slice(range).to_owned(),
+        }
+    }
+
     /// These columns to the left of others with the same number of rows.
     pub fn beside(&self, right: &Bounded) -> Bounded {
         let join = |a: &Array2<f64>, b: &Array2<f64>| {
@@ -196,6 +205,12 @@ pub(super) struct Ratio {
 impl Ratio {
     /// Exactly one.
     pub const ONE: Ratio = Ratio { factor: 1.0, error: 0.0 };
+
+    /// The product of two.
+    pub fn times(self, other: Ratio) -> Ratio {
+        let error = (self.error * other.factor).hypot(other.error * self.factor);
+        Ratio { factor: self.factor * other.factor, error }
+    }
 
     /// One over this. The factor may not be zero.
     pub fn inverse(self) -> Ratio {

@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a sublayer writes, channel by channel.
 pub(super) struct Writes {
     pub keys: Keys,
+    /// Whether a key times a positive factor makes the channel times that factor (ReLU).
+    pub homogeneous: bool,
     /// Linear factors and, for each channel, its row of them.
     pub linear: Option<(Bounded, Vec<usize>)>,
     /// `[hidden, channels]`.
@@ -56,23 +58,23 @@ pub(super) fn group(
     let keys = key_groups(sides, strategy);
     let of = sides.map(|side| side.and_then(|w| w.linear.as_ref()));
     let items = [0, 1].map(|side| {
-        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys: keys[side].clone() })
+        let keys = keys[side].iter().map(|(key, _)| *key).collect();
+        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys })
     });
-    let [source, expanded] = cluster(&items, true, strategy);
+    let [source, expanded] = cluster(&items, Sameness::Multiple, strategy);
     let mut numbers: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    let mut number = |keys: &[usize], linear: Option<Vec<Member>>| -> Vec<Member> {
+    let mut number = |keys: &[(usize, Ratio)], linear: Option<Vec<Member>>| -> Vec<Member> {
         let mut one = |key: usize, direction: usize| {
             let next = numbers.len();
             *numbers.entry((key, direction)).or_insert(next)
         };
-        match linear {
-            None => keys.iter().map(|key| Some((one(*key, 0), Ratio::ONE))).collect(),
-            Some(members) => keys
-                .iter()
-                .zip(members)
-                .map(|(key, member)| member.map(|(d, ratio)| (one(*key, d), ratio)))
-                .collect(),
-        }
+        let linear = linear.unwrap_or_else(|| vec![Some((0, Ratio::ONE)); keys.len()]);
+        keys.iter()
+            .zip(linear)
+            .map(|((key, scale), member)| {
+                member.map(|(d, ratio)| (one(*key, d), ratio.times(*scale)))
+            })
+            .collect()
     };
     let mut members =
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
@@ -97,15 +99,19 @@ fn drop_zeros(rows: &Bounded, row_of: &[usize], members: &mut [Vec<Member>; 2], 
     }
 }
 
-/// The group of each channel by its key alone.
-fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<usize>; 2] {
+/// The group of each channel by its key alone, with the factor that its key brings.
+fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<(usize, Ratio)>; 2] {
     let rows = sides.map(|side| match side.map(|w| &w.keys) {
         Some(Keys::Rows(rows)) => Some(Items::of_rows(rows)),
         _ => None,
     });
     if rows.iter().any(Option::is_some) {
-        let groups = cluster(&rows, false, strategy);
-        return groups.map(|side| side.into_iter().map(|g| g.map_or(0, |g| g.0)).collect());
+        let homogeneous = sides.iter().flatten().all(|writes| writes.homogeneous);
+        let same = if homogeneous { Sameness::PositiveMultiple } else { Sameness::Equal };
+        let groups = cluster(&rows, same, strategy);
+        // A ReLU of zero is in no group: it contributes nothing.
+        let nothing = (usize::MAX, Ratio { factor: 0.0, error: 0.0 });
+        return groups.map(|side| side.into_iter().map(|g| g.unwrap_or(nothing)).collect());
     }
     let mut representatives: Vec<(&Pattern, usize)> = Vec::new();
     let mut sources = 0;
@@ -134,10 +140,21 @@ fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<usize>; 2
                 representatives.push((pattern, if side == 0 { head } else { usize::MAX }));
                 representatives.len() - 1
             });
-            groups.extend(std::iter::repeat_n(group, *each));
+            groups.extend(std::iter::repeat_n((group, Ratio::ONE), *each));
         }
         groups
     })
+}
+
+/// When two rows are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sameness {
+    /// They are equal.
+    Equal,
+    /// One is a multiple of the other.
+    Multiple,
+    /// One is a positive multiple of the other.
+    PositiveMultiple,
 }
 
 /// How channels are grouped that rounding can hardly tell apart. Every strategy is sound: channels
@@ -188,8 +205,9 @@ struct Signature {
 }
 
 impl Signature {
-    /// Of every row; with `scalable`, of its direction, up to its sign.
-    fn of_rows(rows: &Bounded, scalable: bool) -> Vec<Signature> {
+    /// Of every row; where multiples are the same, of its direction.
+    fn of_rows(rows: &Bounded, same: Sameness) -> Vec<Signature> {
+        let scalable = same != Sameness::Equal;
         let directions =
             Array2::from_shape_fn((rows.cols(), PROJECTIONS), |(i, p)| direction(i, p));
         let values = rows.value.dot(&directions);
@@ -200,9 +218,10 @@ impl Signature {
                 let norm = if scalable { all.dot(&all).sqrt() } else { 1.0 };
                 let value = |p: usize| values[[row, p]] / norm;
                 Signature {
-                    value: std::array::from_fn(
-                        |p| if scalable { value(p).abs() } else { value(p) },
-                    ),
+                    value: std::array::from_fn(|p| match same {
+                        Sameness::Multiple => value(p).abs(),
+                        _ => value(p),
+                    }),
                     error: std::array::from_fn(|p| {
                         variances[[row, p]].sqrt() / norm + 4.0 * f64::EPSILON * value(p).abs()
                     }),
@@ -241,13 +260,14 @@ struct Representative {
     item: usize,
 }
 
-/// Groups equal rows, over both models, the source's first. With `scalable`, rows that are
-/// multiples of one another are one group, each with its factor, and zero rows are in none.
+/// Groups equal rows, over both models, the source's first. Where multiples are
+/// the same, each row has its factor, and zero rows are in no group.
 pub(super) fn cluster(
     sides: &[Option<Items>; 2],
-    scalable: bool,
+    same: Sameness,
     strategy: Strategy,
 ) -> [Vec<Member>; 2] {
+    let scalable = same != Sameness::Equal;
     // Per key: representatives in the order of their first projection.
     let mut order: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
     let mut known: Vec<Representative> = Vec::new();
@@ -255,7 +275,7 @@ pub(super) fn cluster(
     let sources = sides[0].as_ref().map_or(0, |items| items.of.len());
     [0, 1].map(|side| {
         let Some(items) = &sides[side] else { return Vec::new() };
-        let signatures = Signature::of_rows(items.rows, scalable);
+        let signatures = Signature::of_rows(items.rows, same);
         let mut groups = Vec::with_capacity(items.of.len());
         for (item, (index, key)) in items.of.iter().zip(&items.keys).enumerate() {
             let row = items.rows.row(*index);
@@ -287,9 +307,14 @@ pub(super) fn cluster(
                 let other = &known[*group];
                 let others = sides[other.side].as_ref().expect("it has items");
                 let other = others.rows.row(others.of[other.item]);
-                let ratio = match scalable {
-                    true => row.ratio(&other, units)?,
-                    false => row.equals(&other, Ratio::ONE, units).then_some(Ratio::ONE)?,
+                let ratio = match same {
+                    Sameness::Equal => {
+                        row.equals(&other, Ratio::ONE, units).then_some(Ratio::ONE)?
+                    }
+                    Sameness::Multiple => row.ratio(&other, units)?,
+                    Sameness::PositiveMultiple => {
+                        row.ratio(&other, units).filter(|ratio| ratio.factor > 0.0)?
+                    }
                 };
                 Some((*group, ratio))
             });
@@ -325,7 +350,10 @@ pub(super) fn group_sums(fan_out: &Bounded, groups: &[Member], count: usize) -> 
 /// The largest relative error of a member's factor.
 fn factor_error(groups: &Groups) -> f64 {
     let members = groups.source.iter().chain(&groups.expanded).flatten();
-    members.map(|(_, ratio)| ratio.error / ratio.factor.abs()).fold(0.0, f64::max)
+    members
+        .filter(|(_, ratio)| ratio.factor != 0.0)
+        .map(|(_, ratio)| ratio.error / ratio.factor.abs())
+        .fold(0.0, f64::max)
 }
 
 /// The two equations of a sublayer pair: fan-outs group by group, and the constant.

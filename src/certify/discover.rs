@@ -86,10 +86,17 @@ pub(super) fn stream_map(
     let samples = samples(source.checkpoint, expanded.checkpoint, parts)?;
     let widths = (source.model.sizes.hidden, expanded.model.sizes.hidden);
     let mut votes = vote(&samples, widths, unit);
-    if layer_norm && votes.iter().filter(|v| v.is_none()).count() * 2 > votes.len() {
-        let centred: Vec<_> =
-            samples.iter().map(|(s, t)| (centred(s.clone()), centred(t.clone()))).collect();
-        votes = vote(&centred, widths, unit);
+    let unclear =
+        |votes: &[Proposal]| votes.iter().filter(|v| v.is_none()).count() * 2 > votes.len();
+    // Up to a constant over the channels; up to a constant row that moved to another table.
+    let gauges: [fn(Array2<f64>) -> Array2<f64>; 3] =
+        [centred, differences, |rows| centred(differences(rows))];
+    for (gauge, only_layer_norm) in gauges.iter().zip([true, false, true]) {
+        if unclear(&votes) && (layer_norm || !only_layer_norm) {
+            let seen: Vec<Sample> =
+                samples.iter().map(|(s, t)| (gauge(s.clone()), gauge(t.clone()))).collect();
+            votes = vote(&seen, widths, unit);
+        }
     }
     Ok(settle(votes, widths, layer_norm, unit))
 }
@@ -99,6 +106,12 @@ fn centred(mut rows: Array2<f64>) -> Array2<f64> {
         let mean = row.mean().unwrap_or(0.0);
         row -= mean;
     }
+    rows
+}
+
+fn differences(mut rows: Array2<f64>) -> Array2<f64> {
+    let first = rows.row(0).to_owned();
+    rows -= &first;
     rows
 }
 

@@ -113,12 +113,21 @@ pub(super) fn row_fault<'a>(
     rows: (&Bounded, &Bounded),
     row: usize,
 ) -> Option<Blame<'a>> {
-    let residual = Residual::of(rows.1, rows.0, source.shared());
-    if residual.holds() {
+    let shared = source.shared();
+    let whole = Residual::of(rows.1, rows.0, shared);
+    if whole.holds() {
         return None;
     }
     let width = rows.0.cols() - 1;
-    let column = residual.worst.1;
+    // A weight that is wrong may spoil the folded bias (through β), not the other way round.
+    let weights = Residual::of(&rows.1.columns(0, width), &rows.0.columns(0, width), shared);
+    let (residual, column) = match weights.holds() {
+        true => (Residual::of(&rows.1.columns(width, 1), &rows.0.columns(width, 1), shared), width),
+        false => {
+            let column = weights.worst.1;
+            (weights, column)
+        }
+    };
     let pair = if column == width {
         linears.1.bias.as_ref().zip(linears.0.bias.as_ref()).map(|(t, s)| (t, s, 0))
     } else {

@@ -111,7 +111,8 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         (None, None) => {}
         (Some(a), Some(b)) => {
             network.epsilon(&map, (a, b), "embedding norm", ledger);
-            match written_map((source, expanded), &map, (a, b), "embedding norm", ledger)? {
+            match written_map((source, expanded), &map, (a, b), ("embedding norm", false), ledger)?
+            {
                 Some(written) => map = written,
                 None => ledger.unknown("embedding norm", NO_NORM),
             }
@@ -263,7 +264,7 @@ fn post_norm_layers(
         maps.push(match (&a.post_norm, &b.post_norm) {
             (Some(a), Some(b)) => {
                 network.epsilon(&map, (a, b), &places[i], &mut found);
-                match written_map(sides, &map, (a, b), &places[i], &mut found)? {
+                match written_map(sides, &map, (a, b), (&places[i], false), &mut found)? {
                     Some(written) => written,
                     None => {
                         found.unknown(&places[i], NO_NORM);

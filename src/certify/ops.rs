@@ -5,7 +5,7 @@ use super::channels::{Keys, Writes};
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
 use crate::error::Result;
-use crate::model::{Attention, Mlp, Op};
+use crate::model::{Activation, Attention, Mlp, Op};
 
 /// Reads what `op` writes, as a function of the source's stream.
 pub(super) fn writes(reader: &Reader, op: &Op) -> Result<Writes> {
@@ -28,6 +28,7 @@ fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
     };
     Ok(Writes {
         keys: Keys::Rows(key),
+        homogeneous: mlp.activation == Activation::Relu,
         linear,
         fan_out: reader.side.read(&mlp.down.weight)?,
         bias: reader.side.bias(&mlp.down)?,
@@ -49,6 +50,7 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     }
     let bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
     Ok(Writes {
+        homogeneous: false,
         keys: Keys::Patterns(patterns(attention, &query, &key), attention.head_dim),
         linear: Some((values, of)),
         fan_out,

@@ -1,7 +1,7 @@
 //! From the stream to what the models return.
 
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::channels::{Items, Member, Strategy, cluster};
+use super::channels::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};
@@ -74,7 +74,7 @@ impl Network<'_> {
     ) -> Result<bool> {
         if let (Some(s), Some(t)) = walk.norms {
             let sides = (self.source, self.expanded);
-            let Some(map) = written_map(sides, &walk.map, (s, t), place, ledger)? else {
+            let Some(map) = written_map(sides, &walk.map, (s, t), (place, false), ledger)? else {
                 ledger.unknown(place, NO_NORM);
                 return Ok(false);
             };
@@ -93,7 +93,7 @@ impl Network<'_> {
         let map = match walk.norms {
             (Some(s), Some(t)) => {
                 let sides = (self.source, self.expanded);
-                match written_map(sides, &walk.map, (s, t), place, ledger)? {
+                match written_map(sides, &walk.map, (s, t), (place, true), ledger)? {
                     Some(map) => map,
                     None => {
                         ledger.unknown(place, NO_NORM);
@@ -167,7 +167,7 @@ impl Network<'_> {
         let rows = (readers.0.fold(s)?.joined(), readers.1.fold(t)?.joined());
         let [groups_s, groups_t] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
-            false,
+            Sameness::Equal,
             Strategy::ALL[0],
         );
         let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);

@@ -228,12 +228,13 @@ pub(super) fn eta_squared(map: &Map, kind: NormKind) -> Option<f64> {
 /// `diag(γ_T) P E / η = E' diag(γ_S) P` and `β_T = E' β_S`, with one factor for all of E'.
 ///
 /// Books both equations; they name the norm's tensor where there is no such map. `None` if no norm
-/// commutes with `map`.
+/// commutes with `map`. The factor is fitted unless `returned`: what a model returns must be the
+/// source's numbers.
 pub(super) fn written_map(
     (source, expanded): (&Side, &Side),
     map: &Map,
     norms: (&Norm, &Norm),
-    place: &str,
+    (place, returned): (&str, bool),
     ledger: &mut Ledger,
 ) -> Result<Option<Map>> {
     let Some(eta_squared) = eta_squared(map, norms.0.kind) else { return Ok(None) };
@@ -257,7 +258,7 @@ pub(super) fn written_map(
     let rhs = weight_map.image(&source.read(&norms.0.weight)?);
     let unit = expanded.unit(&norms.1.weight);
     let factor = Residual::of(&lhs, &rhs, 0.0).factor();
-    let known = (factor - 1.0).abs() <= unit || factor <= 0.0;
+    let known = returned || (factor - 1.0).abs() <= unit || factor <= 0.0;
     let (scale, scale_error) = if known { (1.0, 0.0) } else { (factor, unit) };
     let written = Map { entries: with(|sign| sign), scale, scale_error, ..weight_map };
     let shared = unit + map.scale_error;
