@@ -122,23 +122,15 @@ type Sample = (Array2<f64>, Array2<f64>);
 /// one over all parts.
 fn samples(source: &Checkpoint, expanded: &Checkpoint, parts: &[Part]) -> Result<Vec<Sample>> {
     let (mut samples, mut firsts) = (Vec::new(), Vec::new());
-    for part in parts {
+    for (number, part) in parts.iter().enumerate() {
         let count = if part.turned { part.source.cols() } else { part.source.rows() };
-        for half in 0..2 {
-            let picked: Vec<usize> = (0..count)
-                .skip(half)
-                .step_by((count / SAMPLE_ROWS).max(2) & !1)
-                .take(SAMPLE_ROWS)
-                .collect();
-            if picked.is_empty() {
-                continue;
-            }
+        for picked in picks(count) {
             let rows = |checkpoint, lens| pick(checkpoint, lens, part.turned, &picked);
             let pair = (rows(source, part.source)?, rows(expanded, part.expanded)?);
-            if half == 0 {
+            if firsts.len() == number {
                 firsts.push(pair.clone());
             }
-            if picked.len() >= 4 {
+            if picked.len() >= ENOUGH {
                 samples.push(pair);
             }
         }
@@ -151,6 +143,19 @@ fn samples(source: &Checkpoint, expanded: &Checkpoint, parts: &[Part]) -> Result
         samples.push((join(|p| &p.0), join(|p| &p.1)));
     }
     Ok(samples)
+}
+
+/// Rows that a sample needs to tell channels apart by itself.
+const ENOUGH: usize = 4;
+
+/// Which of `count` rows make samples: two disjoint ones, or all rows where there are few.
+fn picks(count: usize) -> Vec<Vec<usize>> {
+    if count < 2 * ENOUGH {
+        return vec![(0..count).collect()];
+    }
+    let step = (count / SAMPLE_ROWS).max(2) & !1;
+    let half = |first: usize| (first..count).step_by(step).take(SAMPLE_ROWS).collect();
+    vec![half(0), half(1)]
 }
 
 fn pick(checkpoint: &Checkpoint, lens: &Lens, turned: bool, rows: &[usize]) -> Result<Array2<f64>> {
