@@ -26,6 +26,8 @@ pub(super) fn align(
     map: &Map,
     modulo_one: bool,
 ) -> Result<Vec<Pair>> {
+    // Over a single channel everything is a constant: centred features would all be zero.
+    let modulo_one = modulo_one && map.source > 1;
     let s = features(source, sublayers.0, Some(map), modulo_one)?;
     let t = features(expanded, sublayers.1, None, modulo_one)?;
     let typical = |f: &[Feature]| {

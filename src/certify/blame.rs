@@ -204,27 +204,29 @@ impl<'a> Accused<'a> {
             if let Some(blame) = norm_fault(self.readers, 1.0)? {
                 return Ok((BIAS, blame));
             }
-            let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
-            let (s_rows, t_rows) = (value_rows(s), value_rows(t));
-            for (channel, row) in t_rows.iter().enumerate() {
-                let (head, c) = (channel / t.head_dim, channel % t.head_dim);
-                let partner =
-                    (0..s.heads).map(|h| h * s.head_dim + c.min(s.head_dim - 1)).find(|p| {
-                        values.1.weight.row(*row).equals(
-                            &values.0.weight.row(s_rows[*p]),
-                            Ratio::ONE,
-                            UNITS,
-                        )
-                    });
-                let partner = s_rows[partner.unwrap_or(head % s.heads * s.head_dim)];
-                let pair = (values.0.joined().slice(partner, 1), values.1.joined().slice(*row, 1));
-                let found = row_fault(self.readers, (&s.value, &t.value), (&pair.0, &pair.1), *row);
-                if let Some(found) = found {
-                    return Ok((BIAS, found));
-                }
+            if let Some(found) = self.value_bias_fault(s, t)? {
+                return Ok((BIAS, found));
             }
         }
         Ok((BIAS, blame(t_out, s_out, cause)))
+    }
+
+    /// A value row that is a source row with another bias.
+    fn value_bias_fault(&self, s: &'a Attention, t: &'a Attention) -> Result<Option<Blame<'a>>> {
+        let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
+        let rows = (values.0.joined(), values.1.joined());
+        for row in 0..rows.1.rows() {
+            let mine = values.1.weight.row(row);
+            let partner = (0..rows.0.rows())
+                .find(|of| mine.equals(&values.0.weight.row(*of), Ratio::ONE, UNITS));
+            let Some(of) = partner else { continue };
+            let pair = (rows.0.slice(of, 1), rows.1.slice(row, 1));
+            let found = row_fault(self.readers, (&s.value, &t.value), (&pair.0, &pair.1), row);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The output biases alone, without what the value bias adds.
