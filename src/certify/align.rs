@@ -5,7 +5,7 @@
 //! alone}, on a cheap invariant: the sum of all fan-outs of a sublayer maps by E like each group of
 //! them. It only proposes; the equations judge.
 
-use super::bounded::{Bounded, UNITS};
+use super::bounded::Bounded;
 use super::map::Map;
 use super::side::Side;
 use crate::error::Result;
@@ -30,20 +30,21 @@ pub(super) fn align(
     let modulo_one = modulo_one && map.source > 1;
     let s = features(source, sublayers.0, Some(map), modulo_one)?;
     let t = features(expanded, sublayers.1, None, modulo_one)?;
-    let typical = |f: &[Feature]| {
-        let sum: f64 = f.iter().map(|f| square(&f.weight)).sum();
-        (sum / f.len().max(1) as f64).sqrt()
+    let typical = |part: fn(&Feature) -> &Vec<f64>| {
+        let mean =
+            |f: &[Feature]| f.iter().map(|f| square(part(f))).sum::<f64>() / f.len().max(1) as f64;
+        mean(&s).max(mean(&t)).sqrt().max(f64::MIN_POSITIVE)
     };
-    let scale = typical(&s).max(typical(&t)).max(f64::MIN_POSITIVE);
+    let (weight, bias) = (typical(|f| &f.weight), typical(|f| &f.bias));
     let alone = |f: &Feature| {
-        let weight = (square(&f.weight).sqrt() / scale).min(1.0);
-        0.6 * weight + if square(&f.bias) > 0.0 { 0.4 } else { 0.0 }
+        let size = |part: &[f64], typical: f64| (square(part).sqrt() / typical).min(1.0);
+        0.6 * size(&f.weight, weight) + 0.4 * size(&f.bias, bias)
     };
     let matched = |a: &Feature, b: &Feature| {
         if a.attention != b.attention {
             return 4.0;
         }
-        0.6 * distance(&a.weight, &b.weight) + 0.4 * distance(&a.bias, &b.bias)
+        0.6 * distance(&a.weight, &b.weight, weight) + 0.4 * distance(&a.bias, &b.bias, bias)
     };
     Ok(cheapest(s.len(), t.len(), |pair| match pair {
         (Some(i), Some(j)) => matched(&s[i], &t[j]),
@@ -54,10 +55,10 @@ pub(super) fn align(
 }
 
 /// Prefers matching where it makes no difference otherwise.
-const TIE: f64 = 1e-9;
+pub(super) const TIE: f64 = 1e-9;
 
 /// Dynamic programming over the three moves; deterministic.
-fn cheapest(source: usize, expanded: usize, cost: impl Fn(Pair) -> f64) -> Vec<Pair> {
+pub(super) fn cheapest(source: usize, expanded: usize, cost: impl Fn(Pair) -> f64) -> Vec<Pair> {
     let mut best = vec![vec![(f64::INFINITY, (None, None)); expanded + 1]; source + 1];
     best[0][0].0 = 0.0;
     for i in 0..=source {
@@ -136,29 +137,26 @@ fn ones(count: usize) -> Bounded {
     ones
 }
 
-/// Maps to the expanded stream, removes the mean where it does not matter, and sets what is zero
-/// within its bound to zero.
-fn finished(column: Bounded, map: Option<&Map>, modulo_one: bool) -> Vec<f64> {
-    let mut column = match map {
-        Some(map) => map.image(&column),
-        None => column,
-    };
+/// Maps to the expanded stream, and removes the mean where it does not matter.
+fn finished(mut column: Bounded, map: Option<&Map>, modulo_one: bool) -> Vec<f64> {
+    if let Some(map) = map {
+        column = map.image(&column);
+    }
     if modulo_one {
         column = column.centre_columns();
     }
-    let zero = column.clone().transposed().row(0).is_zero(UNITS);
-    column.value.iter().map(|v| if zero { 0.0 } else { *v }).collect()
+    column.value.into_iter().collect()
 }
 
 fn square(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum()
 }
 
-/// The relative distance of two vectors, at most 1.
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    let size = square(a).max(square(b));
+/// The relative distance of two vectors, at most 1; vectors far smaller than `typical` are equal.
+fn distance(a: &[f64], b: &[f64], typical: f64) -> f64 {
+    let size = square(a).max(square(b)).sqrt().max(0.01 * typical);
     let difference: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
-    if difference == 0.0 { 0.0 } else { (difference / size).sqrt().min(1.0) }
+    (difference.sqrt() / size).min(1.0)
 }
 
 #[cfg(test)]

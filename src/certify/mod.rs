@@ -175,19 +175,30 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let sides = (network.source, network.expanded);
         align::align(sides, (&views.0, &views.1), &map, network.layer_norm)
     };
-    let in_order = align::in_order(s.len());
-    let pairs = if s.len() == t.len() { in_order.clone() } else { align()? };
-    let mut found = hold_pairs(network, &map, (&s, &t), &pairs, &places)?;
-    if found.failed() > 0 && s.len() == t.len() {
-        // Perhaps sublayers that write nothing stand at different places.
-        let other = align()?;
-        if other != in_order {
-            let again = hold_pairs(network, &map, (&s, &t), &other, &places)?;
-            if again.failed() < found.failed() {
-                found = again;
-            }
+    // In order, then by the cheap invariant, then by the equations themselves: the first alignment
+    // that proves the layers is as good as any.
+    let hold = |pairs: &[Pair]| hold_pairs(network, &map, (&s, &t), pairs, &places);
+    let mut tried: Vec<(Vec<Pair>, Ledger)> = Vec::new();
+    if s.len() == t.len() {
+        let pairs = align::in_order(s.len());
+        let found = hold(&pairs)?;
+        tried.push((pairs, found));
+    }
+    let proven = |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0);
+    if !proven(&tried) {
+        let pairs = align()?;
+        if tried.iter().all(|(other, _)| *other != pairs) {
+            let found = hold(&pairs)?;
+            tried.push((pairs, found));
         }
     }
+    if !proven(&tried) && numbers(&s).saturating_mul(t.len()) <= EXHAUSTIVE {
+        let pairs = exhaustive(network, &map, (&s, &t))?;
+        let found = hold(&pairs)?;
+        tried.push((pairs, found));
+    }
+    let best = tried.into_iter().min_by_key(|(_, found)| found.faults());
+    let (pairs, found) = best.expect("at least one alignment was tried");
     let inserted: Vec<&str> = pairs
         .iter()
         .filter_map(|pair| match pair {
@@ -200,6 +211,37 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
     }
     ledger.append(found);
     Ok(map)
+}
+
+/// Numbers of the source times expanded sublayers up to which every pair of sublayers is held.
+const EXHAUSTIVE: usize = 1 << 24;
+
+fn numbers(sublayers: &[Sublayer]) -> usize {
+    let linears = sublayers.iter().flat_map(|s| &s.branches).flat_map(|b| b.op.linears());
+    linears.map(|linear| linear.weight.rows() * linear.weight.cols()).sum()
+}
+
+/// The alignment with the fewest equations that fail, found by holding every pair of sublayers.
+fn exhaustive(
+    network: &Network,
+    map: &Map,
+    (s, t): (&[Sublayer], &[Sublayer]),
+) -> Result<Vec<Pair>> {
+    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults() as f64);
+    let costs: Vec<f64> = (0..(s.len() + 1) * (t.len() + 1))
+        .into_par_iter()
+        .map(|cell| match (cell / (t.len() + 1), cell % (t.len() + 1)) {
+            (0, 0) => Ok(0.0),
+            (0, j) => failed(network.alone(map, &t[j - 1], true, "")),
+            (i, 0) => failed(network.alone(map, &s[i - 1], false, "")),
+            (i, j) => failed(network.pair(map, (&s[i - 1], &t[j - 1]), "")),
+        })
+        .collect::<Result<_>>()?;
+    let number = |index: Option<usize>| index.map_or(0, |i| i + 1);
+    Ok(align::cheapest(s.len(), t.len(), |(i, j)| {
+        let alone = if i.is_some() && j.is_some() { 0.0 } else { align::TIE };
+        costs[number(i) * (t.len() + 1) + number(j)] + alone
+    }))
 }
 
 fn places(model: &Model) -> Vec<String> {

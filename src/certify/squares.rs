@@ -201,8 +201,9 @@ impl Ledger {
         mine.unknown.extend(other.unknown);
     }
 
-    pub fn failed(&self) -> usize {
-        self.certificate.failures.len()
+    /// How many equations fail or cannot be judged.
+    pub fn faults(&self) -> usize {
+        self.certificate.failures.len() + self.certificate.unknown.len()
     }
 }
 
