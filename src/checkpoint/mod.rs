@@ -5,17 +5,28 @@
 //! [`crate::model`].
 
 mod config;
+mod draft;
 mod dtype;
+mod file;
+mod format;
+mod header;
+mod index;
+mod lookup;
+mod open;
+mod place;
+mod save;
+mod tensor;
+mod unique;
+mod weights;
 
 pub use config::Config;
 pub use dtype::Dtype;
+pub use save::{SHARD_LIMIT, save};
+pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
-use memmap2::Mmap;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Named tensors with their configuration.
 #[derive(Debug)]
@@ -23,60 +34,6 @@ pub struct Checkpoint {
     path: PathBuf,
     config: Config,
     tensors: BTreeMap<String, Tensor>,
-}
-
-/// A stored tensor: its format, shape and bytes.
-#[derive(Clone, Debug)]
-pub struct Tensor {
-    /// Number format, or `None` for integers and booleans, which no model equation reads.
-    pub dtype: Option<Dtype>,
-    /// Shape as stored, row-major.
-    pub shape: Vec<usize>,
-    bytes: Bytes,
-}
-
-#[derive(Clone, Debug)]
-enum Bytes {
-    Owned(Arc<Vec<u8>>),
-    Mapped(Arc<Mmap>, Range<usize>),
-}
-
-impl Tensor {
-    /// A tensor in memory: `values` in row-major order, each rounded to `dtype`.
-    ///
-    /// # Panics
-    /// If the number of values is not the product of `shape`.
-    pub fn from_values(
-        dtype: Dtype,
-        shape: Vec<usize>,
-        values: impl IntoIterator<Item = f64>,
-    ) -> Self {
-        let count = shape.iter().product::<usize>();
-        let mut bytes = Vec::with_capacity(count * dtype.size());
-        for value in values {
-            dtype.put(&mut bytes, value);
-        }
-        assert_eq!(bytes.len(), count * dtype.size(), "as many values as the shape {shape:?} says");
-        Tensor { dtype: Some(dtype), shape, bytes: Bytes::Owned(Arc::new(bytes)) }
-    }
-
-    /// The raw bytes, little-endian, row-major, of any alignment.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Owned(bytes) => bytes,
-            Bytes::Mapped(map, range) => &map[range.clone()],
-        }
-    }
-
-    /// How many numbers it holds.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether it holds no number.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl Checkpoint {

@@ -158,15 +158,18 @@ impl Lens {
     /// Checks the stored tensor's shape and number format against what the configuration says.
     ///
     /// # Errors
-    /// If the tensor is missing, holds integers, or has another shape: then the error names the
-    /// first dimension that disagrees and its field.
+    /// If the tensor is missing, is stored in a format that weights are not read in, or has another
+    /// shape: then the error names the first dimension that disagrees and its field.
     pub fn check<'a>(&self, checkpoint: &'a Checkpoint) -> Result<&'a Tensor> {
         let tensor = checkpoint.tensor(&self.tensor)?;
         let fail = |problem: String| {
             Err(Error::bad_input(problem).at(checkpoint.path()).tensor(&self.tensor))
         };
         if tensor.dtype.is_none() {
-            return fail("it holds integers; weights must be F64, F32, F16 or BF16".into());
+            let stored = tensor.format_name();
+            return fail(format!(
+                "it is stored as {stored}; weights must be F64, F32, F16 or BF16"
+            ));
         }
         let expected: Vec<usize> = self.stored.iter().map(|d| d.size).collect();
         if tensor.shape == expected {
