@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod forward;
 pub mod model;
 
 pub use error::{Class, Error, Result};
