@@ -2,7 +2,9 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod expand;
 pub mod forward;
 pub mod model;
+pub mod testing;
 
 pub use error::{Class, Error, Result};

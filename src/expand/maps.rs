@@ -1,0 +1,315 @@
+//! The maps E between activation spaces: x_expanded = E x_source.
+//!
+//! A [`Map`] is never stored as a matrix: each expanded coordinate is a copy of a source
+//! coordinate, the mean of all, or zero, times one scale.
+
+use ndarray::Array2;
+
+/// What one expanded coordinate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// The source coordinate of this index.
+    Copy(usize),
+    /// The mean of all source coordinates.
+    Mean,
+    /// Zero.
+    Zero,
+}
+
+/// How a column that is read by several copies is shared out among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// Every copy the same share.
+    Equal,
+    /// All of it to the first copy.
+    First,
+    /// Half to the first copy and minus half to the second, so that nothing is left.
+    Opposite,
+}
+
+/// E, `[expanded, source]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Map {
+    sources: usize,
+    entries: Vec<Entry>,
+    scale: f64,
+}
+
+impl Map {
+    /// The map that changes nothing.
+    pub fn identity(size: usize) -> Self {
+        Self::circular(size, size)
+    }
+
+    /// T_circ: the copies go round.
+    pub fn circular(source: usize, expanded: usize) -> Self {
+        Self::copies(source, (0..expanded).map(|i| i % source))
+    }
+
+    /// T_zero: whole copies, then zeros.
+    pub fn zero(source: usize, expanded: usize) -> Self {
+        Self::whole_copies(source, expanded, Entry::Zero)
+    }
+
+    /// T_avg: whole copies, then means.
+    pub fn average(source: usize, expanded: usize) -> Self {
+        Self::whole_copies(source, expanded, Entry::Mean)
+    }
+
+    /// One copy, then zeros.
+    pub fn padded(source: usize, expanded: usize) -> Self {
+        Self::new(
+            source,
+            (0..expanded).map(|i| if i < source { Entry::Copy(i) } else { Entry::Zero }),
+        )
+    }
+
+    /// A copy of each source index that `indices` names.
+    pub fn copies(source: usize, indices: impl IntoIterator<Item = usize>) -> Self {
+        Self::new(source, indices.into_iter().map(Entry::Copy))
+    }
+
+    /// The map with these entries, of scale 1.
+    pub fn new(sources: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+        Map { sources, entries: entries.into_iter().collect(), scale: 1.0 }
+    }
+
+    fn whole_copies(source: usize, expanded: usize, residue: Entry) -> Self {
+        let whole = expanded / source * source;
+        let entry = |i| if i < whole { Entry::Copy(i % source) } else { residue };
+        Self::new(source, (0..expanded).map(entry))
+    }
+
+    /// This map times `factor`.
+    pub fn scaled(mut self, factor: f64) -> Self {
+        self.scale *= factor;
+        self
+    }
+
+    /// The map of heads whose channels are mapped as well: coordinates are head-major.
+    ///
+    /// # Panics
+    /// If a head is no copy or a channel is a mean, which no rule makes.
+    pub fn within_heads(&self, channels: &Map) -> Self {
+        let entry = |(head, channel): (Entry, Entry)| match (head, channel) {
+            (Entry::Copy(h), Entry::Copy(c)) => Entry::Copy(h * channels.sources + c),
+            (Entry::Copy(_), Entry::Zero) => Entry::Zero,
+            other => panic!("heads are copied and channels are no means, got {other:?}"),
+        };
+        let pairs = self.entries.iter().flat_map(|h| channels.entries.iter().map(|c| (*h, *c)));
+        let scale = self.scale * channels.scale;
+        Map::new(self.sources * channels.sources, pairs.map(entry)).scaled(scale)
+    }
+
+    /// Source coordinates.
+    pub fn sources(&self) -> usize {
+        self.sources
+    }
+
+    /// Expanded coordinates.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What each expanded coordinate holds, but for the scale.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The factor on every coordinate.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// Whether a pointwise function may be applied to the expanded coordinates: then none is a
+    /// mean, and none is scaled.
+    pub fn commutes_with_activations(&self) -> bool {
+        self.scale == 1.0 && !self.entries.contains(&Entry::Mean)
+    }
+
+    /// Whether every source coordinate has at least two copies.
+    pub fn replicates(&self) -> bool {
+        self.count().iter().all(|n| *n >= 2)
+    }
+
+    fn count(&self) -> Vec<usize> {
+        let mut count = vec![0; self.sources];
+        for entry in &self.entries {
+            if let Entry::Copy(j) = entry {
+                count[*j] += 1;
+            }
+        }
+        count
+    }
+
+    /// `E W`: `[source, n]` to `[expanded, n]`.
+    pub fn expand_rows(&self, matrix: &Array2<f64>) -> Array2<f64> {
+        let mut expanded = Array2::zeros((self.len(), matrix.ncols()));
+        let means = self
+            .entries
+            .contains(&Entry::Mean)
+            .then(|| matrix.sum_axis(ndarray::Axis(0)) / self.sources as f64);
+        for (entry, mut row) in self.entries.iter().zip(expanded.outer_iter_mut()) {
+            match (entry, &means) {
+                (Entry::Copy(j), _) => row.assign(&matrix.row(*j)),
+                (Entry::Mean, Some(means)) => row.assign(means),
+                (Entry::Mean, None) | (Entry::Zero, _) => {}
+            }
+        }
+        if self.scale != 1.0 {
+            expanded *= self.scale;
+        }
+        expanded
+    }
+
+    /// `W Eᵀ`: each row, a vector of the source space, is mapped: `[n, source]` to `[n, expanded]`.
+    pub fn expand_columns(&self, matrix: &Array2<f64>) -> Array2<f64> {
+        let mut expanded = Array2::zeros((matrix.nrows(), self.len()));
+        for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
+            let mean = from.sum() / self.sources as f64;
+            for (entry, slot) in self.entries.iter().zip(&mut to) {
+                *slot = self.scale
+                    * match entry {
+                        Entry::Copy(j) => from[*j],
+                        Entry::Mean => mean,
+                        Entry::Zero => 0.0,
+                    };
+            }
+        }
+        expanded
+    }
+
+    /// `W L` with a left inverse L of E: what reads the expanded space as `matrix` reads the
+    /// source: `[n, source]` to `[n, expanded]`. Only copies are read, each with its share.
+    pub fn split_columns(&self, matrix: &Array2<f64>, share: Share) -> Array2<f64> {
+        let weights = self.shares(share);
+        let mut expanded = Array2::zeros((matrix.nrows(), self.len()));
+        for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
+            for ((entry, weight), slot) in self.entries.iter().zip(&weights).zip(&mut to) {
+                if let Entry::Copy(j) = entry {
+                    *slot = from[*j] * weight;
+                }
+            }
+        }
+        expanded
+    }
+
+    fn shares(&self, share: Share) -> Vec<f64> {
+        let count = self.count();
+        let mut seen = vec![0; self.sources];
+        let weight = |entry: &Entry| {
+            let Entry::Copy(j) = *entry else { return 0.0 };
+            seen[j] += 1;
+            let part = match (share, seen[j]) {
+                (Share::Equal, _) => 1.0 / count[j] as f64,
+                (Share::First, 1) => 1.0,
+                (Share::Opposite, 1) if count[j] > 1 => 0.5,
+                (Share::Opposite, 2) => -0.5,
+                _ => 0.0,
+            };
+            part / self.scale
+        };
+        self.entries.iter().map(weight).collect()
+    }
+
+    /// `Z (I − E L)`: takes from `free` `[n, expanded]` what would change anything on the image of
+    /// E. Where E only copies, this is the orthogonal projection.
+    pub fn project_columns(&self, mut free: Array2<f64>) -> Array2<f64> {
+        let weights = self.shares(Share::Equal);
+        for mut row in free.outer_iter_mut() {
+            let mut read = vec![0.0; self.sources];
+            let mut mean = 0.0;
+            for (entry, value) in self.entries.iter().zip(&row) {
+                match entry {
+                    Entry::Copy(j) => read[*j] += value,
+                    Entry::Mean => mean += value / self.sources as f64,
+                    Entry::Zero => {}
+                }
+            }
+            for ((entry, weight), slot) in self.entries.iter().zip(&weights).zip(&mut row) {
+                if let Entry::Copy(j) = entry {
+                    *slot -= (read[*j] + mean) * self.scale * weight;
+                }
+            }
+        }
+        free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    /// E as a matrix.
+    fn dense(map: &Map) -> Array2<f64> {
+        map.expand_rows(&Array2::eye(map.sources()))
+    }
+
+    fn maps() -> Vec<Map> {
+        vec![
+            Map::circular(3, 8),
+            Map::zero(3, 8).scaled(0.25),
+            Map::average(3, 8).scaled(1.5),
+            Map::identity(3),
+            Map::copies(3, [2, 0, 1, 1]),
+        ]
+    }
+
+    #[test]
+    fn the_tiling_matrices_are_those_of_the_paper() {
+        let (a, o) = (1.0 / 2.0, 0.0);
+        assert_eq!(
+            dense(&Map::average(2, 5)),
+            array![[1.0, o], [o, 1.0], [1.0, o], [o, 1.0], [a, a]]
+        );
+        assert_eq!(dense(&Map::zero(2, 3)), array![[1.0, o], [o, 1.0], [o, o]]);
+        assert_eq!(dense(&Map::circular(2, 3)), array![[1.0, o], [o, 1.0], [1.0, o]]);
+    }
+
+    #[test]
+    fn splitting_columns_is_a_left_inverse() {
+        for map in maps() {
+            for share in [Share::Equal, Share::First] {
+                let left = map.split_columns(&Array2::eye(3), share);
+                let error = left.dot(&dense(&map)) - Array2::<f64>::eye(3);
+                assert!(error.iter().all(|e| e.abs() < 1e-14), "{map:?} {share:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn opposite_shares_cancel() {
+        for map in maps() {
+            let none = map.split_columns(&Array2::eye(3), Share::Opposite).dot(&dense(&map));
+            let copies_only = !map.entries().contains(&Entry::Mean);
+            assert!(!copies_only || none.iter().all(|e| e.abs() < 1e-14), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn a_projected_matrix_reads_nothing_from_the_image() {
+        for map in maps() {
+            let free =
+                Array2::from_shape_fn((4, map.len()), |(i, j)| ((i * 7 + j * 3) as f64).sin());
+            let read = map.project_columns(free).dot(&dense(&map));
+            assert!(read.iter().all(|e| e.abs() < 1e-14), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn expanding_columns_is_the_transpose_of_expanding_rows() {
+        for map in maps() {
+            let table = Array2::from_shape_fn((4, 3), |(i, j)| (i * 3 + j) as f64);
+            let error = map.expand_columns(&table) - table.dot(&dense(&map).t());
+            assert!(error.iter().all(|e| e.abs() < 1e-14), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn heads_and_their_channels_are_mapped_together() {
+        let map = Map::copies(2, [0, 1, 0]).within_heads(&Map::padded(2, 3));
+        let (c, zero) = (Entry::Copy, Entry::Zero);
+        assert_eq!(map.entries(), [c(0), c(1), zero, c(2), c(3), zero, c(0), c(1), zero]);
+    }
+}

@@ -1,0 +1,129 @@
+//! Lossless expansion: a larger model that computes what the small one computes.
+//!
+//! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
+//! file each, written against the tree of [`crate::model`] and never against a family. `plan` decides
+//! which rule serves which tensor, and refuses what cannot be lossless; nothing is silently adapted.
+//!
+//! Every activation space of the expanded model is the image of the source's under a map E. Where the
+//! output is fixed (logits), E is the identity there. Where it is hidden channels, the first
+//! `d_source` channels of the expanded output are the source's channels, unscaled.
+
+mod attention;
+mod depth;
+mod embedding;
+mod linear;
+mod maps;
+mod mlp;
+mod norm;
+mod plan;
+mod random;
+mod sizes;
+mod vectors;
+mod write;
+
+use crate::checkpoint::{Checkpoint, Config, Dtype};
+use crate::error::Result;
+use crate::model::{Catalog, Model, family_of};
+
+/// The sizes asked for, all counts; `None` keeps the source's.
+///
+/// Two sizes follow others where they are `None`: `kv_heads` follows `heads` in a model without
+/// grouped queries, and `head_dim` is hidden / heads where the family fixes it so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Channels of the residual stream (hidden size).
+    pub hidden: Option<usize>,
+    /// Query heads per layer.
+    pub heads: Option<usize>,
+    /// Key/value heads per layer.
+    pub kv_heads: Option<usize>,
+    /// Channels per head.
+    pub head_dim: Option<usize>,
+    /// Neurons of the feed-forward network.
+    pub intermediate: Option<usize>,
+    /// Number of layers.
+    pub layers: Option<usize>,
+}
+
+/// What the numbers become that losslessness leaves free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Free {
+    /// A random matrix, projected onto the lossless ones: copies of neurons and heads get different
+    /// fan-outs, so that training tells them apart (LEMON, section 4).
+    #[default]
+    Projection,
+    /// Equal shares for all copies (Net2Net): copies stay copies in training.
+    Equal,
+    /// All to the first copy, zero to the others.
+    Zero,
+}
+
+/// How a new layer computes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NewLayers {
+    /// Its output matrices are zero (LEMON's type 1): always possible, and adds no rounding error.
+    #[default]
+    Zero,
+    /// The fan-outs of its copied neurons and heads cancel (LEMON's type 2): needs two copies of each
+    /// neuron and head. In many layers it amplifies rounding.
+    Cancel,
+}
+
+/// What to make, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The sizes.
+    pub target: Target,
+    /// What the free numbers become.
+    pub free: Free,
+    /// Seed of the free numbers.
+    pub seed: u64,
+    /// How new layers compute nothing.
+    pub new_layers: NewLayers,
+    /// For each new layer, how many of the source's layers come before it; `None` spreads them evenly.
+    /// A new layer is a copy of the layer before it (or of the first), but for its outputs.
+    pub insert_after: Option<Vec<usize>>,
+    /// Number format of all weights; `None` keeps each tensor's.
+    pub dtype: Option<Dtype>,
+}
+
+/// Expands `source`, which `model` describes, in memory.
+///
+/// The result holds no buffers (masks, position ids), which every loader makes anew.
+///
+/// # Errors
+/// - refused: a size is below the source's, or no lossless expansion to these sizes is known; the
+///   help says which are the nearest that work
+/// - unsupported: the checkpoint holds a tensor that no rule expands
+/// - bad input: a tensor is damaged, or holds NaN or infinity
+pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
+    expand_described(source, model, options).map_err(|e| e.at(source.path()))
+}
+
+fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
+    let family = family_of(source.config())?;
+    plan::check_every_tensor_is_known(source, model)?;
+    let wanted = sizes::resolve(family, model, &options.target)?;
+    let stream = plan::Stream::new(model, wanted.hidden)?;
+
+    let name = format!("expansion of {}", source.path().display());
+    let mut config = Config::new(&name, source.config().json().clone());
+    let sizes = crate::model::Sizes {
+        norm_eps: model.sizes.norm_eps.map(|eps| eps * stream.eps_factor),
+        ..wanted
+    };
+    (family.configure)(&mut config, &sizes);
+    if let Some(dtype) = options.dtype {
+        for field in ["dtype", "torch_dtype"] {
+            if config.get(field).is_some() {
+                config.set(field, dtype.config_name());
+            }
+        }
+    }
+
+    let catalog = Catalog::new(|name| source.has(name), source.tensors().keys());
+    let expanded = (family.describe)(&config, &catalog)?;
+    let jobs = plan::jobs(model, &expanded, &stream, options)?;
+    let tensors = write::tensors(source, &expanded, &jobs, options)?;
+    Ok(Checkpoint::in_memory(name, config, tensors))
+}

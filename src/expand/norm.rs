@@ -1,0 +1,41 @@
+//! Norms: average-expanded in (LayerNorm) or zero-expanded in (RMSNorm), zero-expanded out.
+//!
+//! With x_T = s·T x_S, k whole copies and η = sqrt(k·D_S/D_T), the variance (or mean square) of x_T is
+//! (s·η)² that of x_S. So ε* = (s·η)²ε makes the whole root s·η times the source's, the normalised
+//! copies 1/η times the source's, and γ* = η[γ×k; any], β* = [β×k; 0] restores them. The residue
+//! normalises to zero: for LayerNorm it holds the mean, for RMSNorm zero (LEMON, section 4.1).
+
+use super::maps::Map;
+use super::plan::{Job, Rule, Stream};
+use super::vectors::Residue;
+use crate::error::{Error, Result};
+use crate::model::Norm;
+use std::sync::Arc;
+
+/// Expands a norm, whose output is then what its readers read, divided by `divisor`.
+///
+/// # Errors
+/// If the expanded model's ε is not the one that the rule needs.
+pub(super) fn jobs(
+    source: &Norm,
+    expanded: &Norm,
+    stream: &Stream,
+    divisor: f64,
+) -> Result<Vec<Job>> {
+    let eps = source.eps * stream.eps_factor;
+    if (expanded.eps - eps).abs() > 1e-14 * eps {
+        return Err(Error::unsupported(format!(
+            "its ε must become {eps:e}, but the expanded configuration makes it {:e}",
+            expanded.eps
+        ))
+        .tensor(expanded.weight.name()));
+    }
+    let scaled = |factor: f64| Arc::new(Map::clone(&stream.read).scaled(factor));
+    let weight = Rule::Vector { map: scaled(stream.eta / divisor), residue: Residue::Any(1.0) };
+    let mut jobs = vec![Job::new(&source.weight, &expanded.weight, weight)];
+    if let (Some(from), Some(to)) = (&source.bias, &expanded.bias) {
+        let rule = Rule::Vector { map: scaled(1.0 / divisor), residue: Residue::Zero };
+        jobs.push(Job::new(from, to, rule));
+    }
+    Ok(jobs)
+}

@@ -1,0 +1,194 @@
+//! The sizes of the expanded model: what follows from what was asked for, and which sizes can be
+//! lossless.
+
+use super::Target;
+use super::attention::copy_heads;
+use super::plan::is_post_norm;
+use crate::error::{Error, Result};
+use crate::model::{Family, Model, Op, Sizes};
+
+/// What decides which sizes are possible.
+struct Limits<'a> {
+    family: &'a Family,
+    source: &'a Sizes,
+    /// Norms of the stream itself: hidden must be a multiple, layers stay.
+    post_norm: bool,
+    /// Rotary positions: head_dim must be a multiple.
+    rotary: bool,
+}
+
+/// The sizes that `target` asks for, with the source's ε.
+///
+/// # Errors
+/// Refuses sizes that cannot be lossless and names the nearest that can.
+pub(super) fn resolve(family: &Family, model: &Model, target: &Target) -> Result<Sizes> {
+    let rotary =
+        model.layers.iter().flatten().flat_map(|s| &s.branches).any(
+            |branch| matches!(&branch.op, Op::Attention(attention) if attention.rotary.is_some()),
+        );
+    let source = &model.sizes;
+    let limits = Limits { family, source, post_norm: is_post_norm(model), rotary };
+    let sizes = limits.follow(target);
+    match limits.problem(&sizes, target) {
+        None => Ok(sizes),
+        Some((field, problem)) => {
+            let error = Error::refused(problem).field(field);
+            Err(error.help(limits.advice(target)))
+        }
+    }
+}
+
+impl Limits<'_> {
+    /// Fills in what was not asked for.
+    fn follow(&self, target: &Target) -> Sizes {
+        let source = self.source;
+        let hidden = target.hidden.unwrap_or(source.hidden);
+        let heads = target.heads.unwrap_or(source.heads);
+        let grouped = source.kv_heads != source.heads;
+        let fixed = self.family.fields.head_dim.is_none();
+        Sizes {
+            hidden,
+            heads,
+            kv_heads: target.kv_heads.unwrap_or(if grouped { source.kv_heads } else { heads }),
+            head_dim: match target.head_dim {
+                Some(size) => size,
+                None if fixed => hidden / heads.max(1),
+                None => source.head_dim,
+            },
+            intermediate: target.intermediate.unwrap_or(source.intermediate),
+            layers: target.layers.unwrap_or(source.layers),
+            norm_eps: source.norm_eps,
+        }
+    }
+
+    /// The field that makes `sizes` impossible and why.
+    fn problem(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
+        self.too_small(sizes, target)
+            .or_else(|| self.stream_problem(sizes))
+            .or_else(|| self.head_problem(sizes))
+    }
+
+    fn too_small(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
+        let (fields, source) = (&self.family.fields, self.source);
+        let head_dim = fields.head_dim.unwrap_or("head_dim");
+        let all = [
+            (fields.hidden, sizes.hidden, source.hidden),
+            (fields.heads, sizes.heads, source.heads),
+            (fields.intermediate, sizes.intermediate, source.intermediate),
+            (fields.layers, sizes.layers, source.layers),
+            (fields.kv_heads.unwrap_or("kv_heads"), sizes.kv_heads, source.kv_heads),
+            (head_dim, target.head_dim.unwrap_or(source.head_dim), source.head_dim),
+        ];
+        let (field, got, least) = all.into_iter().find(|(_, got, least)| got < least)?;
+        Some((field, format!("{got} is smaller than the source's {least}")))
+    }
+
+    fn stream_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
+        let (fields, source) = (&self.family.fields, self.source);
+        if !self.post_norm {
+            return None;
+        }
+        if !sizes.hidden.is_multiple_of(source.hidden) {
+            let problem = format!(
+                "norms of the stream itself (Post-LN) allow only multiples of {}, and {} is none",
+                source.hidden, sizes.hidden
+            );
+            return Some((fields.hidden, problem));
+        }
+        (sizes.layers != source.layers).then(|| {
+            let problem = "norms of the stream itself (Post-LN) allow no new layer: it would be \
+                           exact only up to its ε over the variance";
+            (fields.layers, problem.to_string())
+        })
+    }
+
+    fn head_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
+        let (fields, source) = (&self.family.fields, self.source);
+        let Sizes { hidden, heads, kv_heads, head_dim, .. } = *sizes;
+        match fields.head_dim {
+            None if hidden != heads.saturating_mul(head_dim) => {
+                let problem = format!(
+                    "this family needs heads that divide the hidden size, and {heads} heads of \
+                     {head_dim} channels do not make {hidden}"
+                );
+                return Some((fields.heads, problem));
+            }
+            None if head_dim < source.head_dim => {
+                let problem = format!(
+                    "{heads} heads leave {head_dim} channels for each, and the source has {}",
+                    source.head_dim
+                );
+                return Some((fields.heads, problem));
+            }
+            Some(field) if self.rotary && !head_dim.is_multiple_of(source.head_dim) => {
+                let problem = format!(
+                    "rotary positions turn {} channels at frequencies that {head_dim} channels \
+                     lack",
+                    source.head_dim
+                );
+                return Some((field, problem));
+            }
+            _ => {}
+        }
+        let Some(field) = fields.kv_heads else {
+            let problem = format!("this family has no key/value heads of their own: {kv_heads}");
+            return (kv_heads != heads).then_some((fields.heads, problem));
+        };
+        if !heads.is_multiple_of(kv_heads) {
+            let problem = format!("{heads} query heads cannot share {kv_heads} key/value heads");
+            return Some((field, problem));
+        }
+        let from = (source.heads, source.kv_heads);
+        copy_heads(from, (heads, kv_heads)).is_none().then(|| {
+            let problem = format!(
+                "the {} query heads cannot all find a copy of the key/value head that they read \
+                 among {kv_heads} key/value heads with {} readers each",
+                source.heads,
+                heads / kv_heads
+            );
+            (field, problem)
+        })
+    }
+
+    /// The nearest sizes that work, changing one field of `target` at a time; else two.
+    fn advice(&self, target: &Target) -> String {
+        let (fields, sizes) = (&self.family.fields, self.follow(target));
+        type Set = fn(&mut Target, usize);
+        let knobs: [(Option<&str>, usize, Set); 6] = [
+            (Some(fields.hidden), sizes.hidden, |t, n| t.hidden = Some(n)),
+            (Some(fields.heads), sizes.heads, |t, n| t.heads = Some(n)),
+            (fields.kv_heads, sizes.kv_heads, |t, n| t.kv_heads = Some(n)),
+            (fields.head_dim, sizes.head_dim, |t, n| t.head_dim = Some(n)),
+            (Some(fields.intermediate), sizes.intermediate, |t, n| t.intermediate = Some(n)),
+            (Some(fields.layers), sizes.layers, |t, n| t.layers = Some(n)),
+        ];
+        let mut choices = Vec::new();
+        for (field, now, set) in knobs {
+            let Some(field) = field else { continue };
+            let works = |size: &usize| {
+                let mut changed = target.clone();
+                set(&mut changed, *size);
+                self.problem(&self.follow(&changed), &changed).is_none()
+            };
+            let below = (1..now).rev().take(REACH).find(works);
+            let above = (now + 1..).take(REACH).find(works);
+            let found: Vec<String> =
+                below.into_iter().chain(above).map(|n| n.to_string()).collect();
+            if !found.is_empty() {
+                choices.push(format!("{field} = {}", found.join(" or ")));
+            }
+        }
+        if choices.is_empty() {
+            let source = self.source;
+            return format!(
+                "no change of one size helps; start from the source's: {} hidden, {} heads, {} \
+                 neurons, {} layers",
+                source.hidden, source.heads, source.intermediate, source.layers
+            );
+        }
+        format!("the nearest that work, the rest unchanged: {}", choices.join("; "))
+    }
+}
+
+/// How far from the size asked for another one is looked for.
+const REACH: usize = 1 << 14;

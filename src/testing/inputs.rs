@@ -1,0 +1,67 @@
+//! Random inputs for a model.
+
+use super::random::Draw;
+use crate::forward::Input;
+use crate::model::{Input as Expected, Model};
+use ndarray::Array3;
+
+/// The longest sequence that is made where no position table says one.
+const LONGEST: usize = 12;
+
+/// A handful of inputs, each there to show something: a single token; the longest sequence, which
+/// reads the last row of the position table and ends in the last word; token types; padding on the
+/// right and on the left. For an image model two images, one of them of one colour.
+pub fn random(model: &Model, rng: &mut impl Draw) -> Vec<Input> {
+    let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
+        return images(model, rng);
+    };
+    let longest = positions.unwrap_or(LONGEST).min(LONGEST.max(vocabulary));
+    let mut words = |count: usize| (0..count).map(|_| rng.below(vocabulary)).collect::<Vec<_>>();
+    let single = words(1);
+    let mut long = words(longest);
+    if let Some(last) = long.last_mut() {
+        *last = vocabulary - 1;
+    }
+    let (right, left) = (words(longest.min(5)), words(longest.min(4)));
+    let kinds: Vec<usize> = (0..longest).map(|_| rng.below(types.max(1))).collect();
+    let hidden = |count: usize, visible: &dyn Fn(usize) -> bool| {
+        (count > 1).then(|| (0..count).map(visible).collect())
+    };
+    let padding = 1 + rng.below(right.len().saturating_sub(1).max(1));
+    let masks = (hidden(right.len(), &|i| i < padding), hidden(left.len(), &|i| i > 0));
+    let typed = (types > 0).then_some(kinds);
+    vec![
+        Input::tokens(single),
+        Input::tokens(long.clone()),
+        Input::Tokens { ids: long, mask: None, types: typed, positions: None },
+        Input::Tokens { ids: right, mask: masks.0, types: None, positions: None },
+        Input::Tokens { ids: left, mask: masks.1, types: None, positions: None },
+    ]
+}
+
+/// Inputs that read every row of every table, where the model's tables are small: words in order,
+/// in sequences as long as the positions allow, through all token types. At most `limit` inputs.
+pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> {
+    let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
+        return images(model, rng);
+    };
+    let longest = positions.unwrap_or(LONGEST);
+    let order = rng.permutation(vocabulary);
+    let count = vocabulary.div_ceil(longest).max(types).min(limit);
+    let sequence = |index: usize| {
+        let ids = (0..longest).map(|i| order[(index * longest + i) % vocabulary]).collect();
+        let kinds = (types > 0).then(|| (0..longest).map(|i| (index + i) % types).collect());
+        Input::Tokens { ids, mask: None, types: kinds, positions: None }
+    };
+    (0..count).map(sequence).collect()
+}
+
+fn images(model: &Model, rng: &mut impl Draw) -> Vec<Input> {
+    let Expected::Image { channels, height, width, .. } = model.embedding.input else {
+        return Vec::new();
+    };
+    let shape = (channels, height, width);
+    let noise = Array3::from_shape_simple_fn(shape, || rng.normal());
+    let flat = Array3::from_elem(shape, rng.normal());
+    vec![Input::Image { pixels: noise }, Input::Image { pixels: flat }]
+}

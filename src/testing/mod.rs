@@ -1,0 +1,16 @@
+//! What tests are made of: random models, random inputs, and deliberate mistakes.
+//!
+//! For use in other people's tests too. A *case* ([`SourceCase`], [`TargetCase`]) is small plain
+//! data that reproduces one test, JSON included; weights are made from its seed and never stored.
+//! All randomness comes from ChaCha8 and from the arithmetic in [`random`], so that a seed means
+//! the same model on every machine and in every later version.
+
+pub mod inputs;
+pub mod mutants;
+pub mod random;
+pub mod source;
+pub mod target;
+
+pub use mutants::{Intent, Mutant, Mutated, Pair};
+pub use source::{Architecture, Head, SourceCase, WeightStyle};
+pub use target::{FreeParts, TargetCase};

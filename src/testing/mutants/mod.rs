@@ -1,0 +1,178 @@
+//! Deliberate changes of an expansion that is right: mistakes that a checker must find, and
+//! changes that leave the function as it was, which it must accept.
+//!
+//! [`Mutant::intent`] is what the change is meant to be. Whether it truly changes what the model
+//! computes depends on the weights (a neuron that never fires may be changed at will), and is to be
+//! found by running both models.
+
+mod edit;
+mod heads;
+mod linears;
+mod norms;
+mod pair;
+mod same;
+mod tables;
+
+pub use edit::Editor;
+pub use pair::Pair;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::testing::random::generator;
+use rand_chacha::ChaCha8Rng;
+
+/// What a change is meant to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// The model computes something else.
+    Mistake,
+    /// The model computes the same.
+    Equivalent,
+}
+
+/// A changed expansion.
+#[derive(Debug)]
+pub struct Mutated {
+    /// The expansion with the change.
+    pub checkpoint: Checkpoint,
+    /// The tensor or the configuration field that was changed; the first of several.
+    pub subject: String,
+}
+
+/// What a change gives: nothing where it does not apply, or changes no byte.
+type Change = Result<Option<Mutated>>;
+type Apply = fn(&Pair, &mut ChaCha8Rng) -> Change;
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $intent:ident, $apply:expr;)*) => {
+        /// A deliberate change of an expansion.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mutant { $($(#[$doc])* $variant,)* }
+
+        impl Mutant {
+            /// All changes, mistakes first.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$variant),*];
+
+            /// The name by which reports speak of it.
+            pub fn name(self) -> &'static str {
+                match self { $(Mutant::$variant => $name,)* }
+            }
+
+            /// What it is meant to be.
+            pub fn intent(self) -> Intent {
+                match self { $(Mutant::$variant => Intent::$intent,)* }
+            }
+
+            fn change(self) -> Apply {
+                match self { $(Mutant::$variant => $apply,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// The source's ε is kept although the stream is scaled.
+    EpsKept, "eps kept", Mistake, norms::eps_kept;
+    /// ε is divided by eta² instead of multiplied.
+    EpsInverted, "eps inverted", Mistake, norms::eps_inverted;
+    /// ε is multiplied by eta instead of eta².
+    EpsByEta, "eps times eta", Mistake, norms::eps_by_eta;
+    /// γ of one norm lacks the factor eta.
+    EtaForgotten, "eta forgotten", Mistake, norms::eta_forgotten;
+    /// γ of one norm is divided by eta instead of multiplied.
+    EtaInverted, "eta inverted", Mistake, norms::eta_inverted;
+    /// One γ is off by 1e-4, or 16 units of rounding.
+    GammaOff, "one gamma off", Mistake, norms::gamma_off;
+    /// β of one norm is not zero on the residue.
+    BetaOnResidue, "beta on the residue", Mistake, norms::beta_on_residue;
+    /// γ and β in front of a tied head are not divided by h.
+    TiedForgotten, "tied factor forgotten", Mistake, norms::tied_forgotten;
+    /// β in front of a tied head is not divided by h; γ is.
+    TiedForgottenInBeta, "tied factor forgotten in beta", Mistake, norms::tied_forgotten_in_beta;
+    /// The token table is zero-expanded instead of average-expanded.
+    TokensZeroExpanded, "tokens zero-expanded", Mistake, tables::tokens_zero_expanded;
+    /// The token table is circular-expanded instead of average-expanded.
+    TokensCircular, "tokens circular", Mistake, tables::tokens_circular;
+    /// The position table is zero-expanded.
+    PositionsZeroExpanded, "positions zero-expanded", Mistake, tables::positions_zero_expanded;
+    /// The token type table is zero-expanded.
+    TypesZeroExpanded, "token types zero-expanded", Mistake, tables::types_zero_expanded;
+    /// The class token is zero-expanded.
+    ClassTokenZeroExpanded, "class token zero-expanded", Mistake, tables::class_token_zero_expanded;
+    /// The patch convolution is zero-expanded.
+    PatchZeroExpanded, "patches zero-expanded", Mistake, tables::patch_zero_expanded;
+    /// The last row of the position table is overwritten.
+    PositionRowOverwritten, "last position overwritten", Mistake, tables::last_position_overwritten;
+    /// The last row of the token table is overwritten.
+    TokenRowOverwritten, "last token overwritten", Mistake, tables::last_token_overwritten;
+    /// One column that reads a copied neuron or head is 1 + 1e-4 (or 16 units) times too large.
+    FanOutSumOff, "fan-out sum off", Mistake, linears::fan_out_sum_off;
+    /// Every copy of a neuron has the whole fan-out.
+    FanOutNotSplit, "fan-out not split", Mistake, linears::fan_out_not_split;
+    /// The fan-outs of two neurons are swapped.
+    FanOutsSwapped, "fan-outs swapped", Mistake, linears::fan_outs_swapped;
+    /// The bias of the new rows of a layer is zero.
+    BiasNotExpanded, "bias not expanded", Mistake, linears::bias_not_expanded;
+    /// The bias of copied rows is divided among them as a weight's columns are.
+    BiasSplit, "bias split", Mistake, linears::bias_split;
+    /// One row that writes the residue is half as large again.
+    WriterResidueOff, "writer's average row off", Mistake, linears::writer_residue_off;
+    /// An inserted block keeps an output bias.
+    InsertedBias, "bias in an inserted block", Mistake, linears::inserted_bias;
+    /// One weight is off by 1 %, or 16 units of rounding.
+    EntryOff, "one weight off", Mistake, linears::entry_off;
+    /// One row of a matrix is negated.
+    RowNegated, "row negated", Mistake, linears::row_negated;
+    /// A square matrix is transposed.
+    Transposed, "matrix transposed", Mistake, linears::transposed;
+    /// Gate and up rows are copied by different maps.
+    GateAndUpDiffer, "gate and up maps differ", Mistake, linears::gate_and_up_differ;
+    /// Query and key are swapped.
+    QueryKeySwapped, "query and key swapped", Mistake, heads::query_key_swapped;
+    /// Query heads are copied in plain circular order across key/value groups.
+    HeadsPlainCircular, "heads in plain circular order", Mistake, heads::plain_circular;
+    /// Two key/value heads are swapped under their query heads.
+    KeyValueHeadsSwapped, "key/value heads swapped", Mistake, heads::key_value_heads_swapped;
+    /// The logits of one layer lack the factor for the larger head size.
+    LogitScaleForgotten, "logit scale forgotten", Mistake, heads::logit_scale_forgotten;
+    /// Under rotary positions, channel pairs stay in place in a larger head.
+    RotaryPairsInPlace, "rotary pairs in place", Mistake, heads::rotary_pairs_in_place;
+    /// GPT-2: the divisor by layer index of a moved layer is forgotten.
+    LayerIndexForgotten, "layer index forgotten", Mistake, heads::layer_index_forgotten;
+    /// The key bias is random where there is no rotary embedding: it adds the same to all logits
+    /// of a query.
+    KeyBiasRandom, "key bias random", Equivalent, same::key_bias_random;
+    /// γ on the residue is random: the residue normalises to zero.
+    GammaOnResidue, "gamma on the residue", Equivalent, same::gamma_on_residue;
+    /// Columns of a reader on the residue are random: they read zeros.
+    ReaderOnResidue, "reader columns on the residue", Equivalent, same::reader_on_residue;
+    /// Neurons are in another order.
+    NeuronsPermuted, "neurons permuted", Equivalent, same::neurons_permuted;
+    /// Query heads are in another order within their groups, and groups among each other.
+    HeadsPermuted, "heads permuted", Equivalent, same::heads_permuted;
+    /// The channels of the residual stream are in another order everywhere.
+    ChannelsPermuted, "channels permuted", Equivalent, same::channels_permuted;
+    /// The value bias is moved into the output bias: attention weights sum to one.
+    ValueBiasMoved, "value bias moved", Equivalent, same::value_bias_moved;
+    /// A writer adds a constant to all channels, which every LayerNorm takes away.
+    WriterShifted, "writer shifted along ones", Equivalent, same::writer_shifted;
+    /// A row is added to all tokens and taken from all positions.
+    TablesShifted, "constant moved between tables", Equivalent, same::tables_shifted;
+    /// Queries doubled and keys halved in one key/value group.
+    QueryKeyRescaled, "query and key rescaled", Equivalent, same::query_key_rescaled;
+    /// Values doubled and what reads them halved in one key/value group.
+    ValueOutputRescaled, "value and output rescaled", Equivalent, same::value_output_rescaled;
+    /// A neuron's linear input doubled and its fan-out halved (gated, or ReLU).
+    NeuronRescaled, "neuron rescaled", Equivalent, same::neuron_rescaled;
+}
+
+impl Mutant {
+    /// Applies the change to a right expansion, where it can be applied and changes any byte. The
+    /// same seed makes the same change.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn apply(self, pair: &Pair, seed: u64) -> Result<Option<Mutated>> {
+        (self.change())(pair, &mut generator(seed))
+    }
+}

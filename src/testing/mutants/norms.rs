@@ -1,0 +1,102 @@
+//! Mistakes in norms: ε, eta, the tied factor.
+
+use super::pair::first_that_changes;
+use super::{Change, Pair};
+use crate::model::{Norm, family_of};
+use crate::testing::random::Draw;
+use rand_chacha::ChaCha8Rng;
+
+/// Replaces ε, given the source's and the expansion's.
+fn eps(pair: &Pair, change: impl Fn(f64, f64) -> f64) -> Change {
+    let (before, after) = (&pair.source_model.sizes, &pair.expanded_model.sizes);
+    let (Some(source), Some(expanded)) = (before.norm_eps, after.norm_eps) else { return Ok(None) };
+    let family = family_of(pair.expanded.config())?;
+    let Some(field) = family.fields.norm_eps else { return Ok(None) };
+    let mut editor = pair.editor();
+    editor.config().set(field, change(source, expanded));
+    Ok(editor.blame(field))
+}
+
+pub(super) fn eps_kept(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    eps(pair, |source, _| source)
+}
+
+pub(super) fn eps_inverted(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    eps(pair, |source, expanded| source * source / expanded)
+}
+
+pub(super) fn eps_by_eta(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    eps(pair, |source, expanded| (source * expanded).sqrt())
+}
+
+/// Multiplies γ of one norm that reads the stream.
+fn gamma(pair: &Pair, factor: f64, rng: &mut ChaCha8Rng) -> Change {
+    let norms = pair.reading_norms();
+    if factor == 1.0 || norms.is_empty() {
+        return Ok(None);
+    }
+    let norm = norms[rng.below(norms.len())];
+    let mut editor = pair.editor();
+    editor.edit(&norm.weight, |gamma| *gamma *= factor)?;
+    Ok(editor.blame(norm.weight.name()))
+}
+
+pub(super) fn eta_forgotten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    gamma(pair, 1.0 / pair.eta(), rng)
+}
+
+pub(super) fn eta_inverted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    gamma(pair, pair.eta().powi(-2), rng)
+}
+
+pub(super) fn gamma_off(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    let norms = pair.reading_norms();
+    let order = rng.permutation(norms.len());
+    let factor = 1.0 + pair.visible(1e-4);
+    let seen = pair.residue().unwrap_or(pair.expanded_model.sizes.hidden);
+    first_that_changes(norms, &order, |norm| {
+        let mut editor = pair.editor();
+        let channel = rng.below(seen);
+        editor.edit(&norm.weight, |gamma| gamma[[channel, 0]] *= factor)?;
+        Ok(editor.blame(norm.weight.name()))
+    })
+}
+
+pub(super) fn beta_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    let Some(first) = pair.residue() else { return Ok(None) };
+    let norms: Vec<&Norm> =
+        pair.reading_norms().into_iter().filter(|norm| norm.bias.is_some()).collect();
+    if norms.is_empty() {
+        return Ok(None);
+    }
+    let norm = norms[rng.below(norms.len())];
+    let Some(bias) = &norm.bias else { return Ok(None) };
+    let mut editor = pair.editor();
+    editor.edit(bias, |beta| beta.iter_mut().skip(first).for_each(|b| *b += 1.0))?;
+    Ok(editor.blame(bias.name()))
+}
+
+/// Multiplies β, and γ if asked, of the norm in front of a tied head by k.
+fn tied(pair: &Pair, gamma_too: bool) -> Change {
+    let factor = pair.copies() as f64;
+    let Some(norm) = pair.norm_before_tied_head() else { return Ok(None) };
+    let mut editor = pair.editor();
+    let mut subject = &norm.weight;
+    if let Some(bias) = &norm.bias {
+        editor.edit(bias, |beta| *beta *= factor)?;
+        subject = bias;
+    }
+    if gamma_too {
+        editor.edit(&norm.weight, |gamma| *gamma *= factor)?;
+        subject = &norm.weight;
+    }
+    Ok(editor.blame(subject.name()))
+}
+
+pub(super) fn tied_forgotten(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    tied(pair, true)
+}
+
+pub(super) fn tied_forgotten_in_beta(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    tied(pair, false)
+}

@@ -1,0 +1,80 @@
+//! Mistakes in what writes the stream first: tables, class token, patch convolution.
+
+use super::{Change, Pair};
+use crate::model::{Lens, TableIndex};
+use crate::testing::random::Draw;
+use ndarray::s;
+use rand_chacha::ChaCha8Rng;
+
+/// The expansion's table of this kind.
+fn table<'a>(pair: &Pair<'a>, index: TableIndex) -> Option<&'a Lens> {
+    let tables = &pair.expanded_model.embedding.tables;
+    tables.iter().find(|table| table.index == index).map(|table| &table.lens)
+}
+
+/// Zeroes the residue columns.
+fn zero_residue(pair: &Pair, lens: Option<&Lens>) -> Change {
+    let (Some(first), Some(lens)) = (pair.residue(), lens) else { return Ok(None) };
+    let mut editor = pair.editor();
+    editor.edit(lens, |table| table.slice_mut(s![.., first..]).fill(0.0))?;
+    Ok(editor.blame(lens.name()))
+}
+
+pub(super) fn tokens_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    zero_residue(pair, table(pair, TableIndex::Token))
+}
+
+pub(super) fn positions_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    zero_residue(pair, table(pair, TableIndex::Position))
+}
+
+pub(super) fn types_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    zero_residue(pair, table(pair, TableIndex::TokenType))
+}
+
+pub(super) fn class_token_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    zero_residue(pair, pair.expanded_model.embedding.class_token.as_ref())
+}
+
+pub(super) fn patch_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    let (Some(first), Some(patch)) = (pair.residue(), &pair.expanded_model.embedding.patch) else {
+        return Ok(None);
+    };
+    let mut editor = pair.editor();
+    for lens in std::iter::once(&patch.weight).chain(&patch.bias) {
+        editor.edit(lens, |matrix| matrix.slice_mut(s![first.., ..]).fill(0.0))?;
+    }
+    Ok(editor.blame(patch.weight.name()))
+}
+
+pub(super) fn tokens_circular(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    let Some((first, lens)) = pair.residue().zip(table(pair, TableIndex::Token)) else {
+        return Ok(None);
+    };
+    let mut editor = pair.editor();
+    editor.edit(lens, |table| {
+        let copied = table.slice(s![.., ..table.ncols() - first]).to_owned();
+        table.slice_mut(s![.., first..]).assign(&copied);
+    })?;
+    Ok(editor.blame(lens.name()))
+}
+
+/// Replaces the last row by random numbers as large as the table's.
+fn last_row(pair: &Pair, lens: Option<&Lens>, rng: &mut ChaCha8Rng) -> Change {
+    let Some(lens) = lens else { return Ok(None) };
+    let mut editor = pair.editor();
+    editor.edit(lens, |table| {
+        let mean_square = table.iter().map(|x| x * x).sum::<f64>() / table.len() as f64;
+        let last = table.nrows() - 1;
+        table.row_mut(last).iter_mut().for_each(|x| *x = mean_square.sqrt() * rng.normal());
+    })?;
+    Ok(editor.blame(lens.name()))
+}
+
+pub(super) fn last_position_overwritten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    last_row(pair, table(pair, TableIndex::Position), rng)
+}
+
+pub(super) fn last_token_overwritten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    last_row(pair, table(pair, TableIndex::Token), rng)
+}

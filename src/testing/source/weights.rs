@@ -1,0 +1,115 @@
+//! Random weights for every tensor of a model.
+
+use super::{SourceCase, WeightStyle, names};
+use crate::checkpoint::Tensor;
+use crate::model::{Lens, Linear, Model, Norm, Step};
+use crate::testing::random::{Draw, generator};
+use std::collections::BTreeMap;
+
+/// What a stored matrix is for, which decides how large its numbers are.
+#[derive(Clone, Copy)]
+enum Role {
+    /// A table of embedding rows, or the class token.
+    Embedding,
+    /// γ.
+    NormWeight,
+    /// β of a norm, or the bias of a linear layer.
+    Bias,
+    /// A matrix of a linear layer.
+    Matrix,
+}
+
+/// Draws one number for `role`; a matrix sums `fan_in` products.
+fn draw(style: WeightStyle, role: Role, fan_in: usize, rng: &mut impl Draw) -> f64 {
+    let scale = match style {
+        WeightStyle::Large => 4.0,
+        WeightStyle::Tiny => 0.05,
+        _ => 1.0,
+    };
+    let initial = style == WeightStyle::DefaultInit;
+    let normal = rng.normal();
+    match role {
+        Role::NormWeight if initial => 1.0,
+        Role::Bias if initial => 0.0,
+        Role::Embedding | Role::Matrix if initial => 0.02 * normal,
+        Role::NormWeight => 1.0 + 0.3 * normal,
+        Role::Bias => 0.3 * normal,
+        Role::Embedding if style == WeightStyle::SmallEmbeddings => 0.02 * normal,
+        Role::Embedding => 0.5 * scale * normal,
+        Role::Matrix => scale * normal / (fan_in as f64).sqrt(),
+    }
+}
+
+/// All tensors of `model`, drawn in the order of the computation, then repetitions and buffers.
+pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tensor> {
+    let mut rng = generator(case.seed);
+    let mut stored: BTreeMap<&str, (Vec<usize>, Vec<f64>)> = BTreeMap::new();
+    let mut drawn: Vec<&Lens> = Vec::new();
+    for (lens, role) in roles(model) {
+        // A tied table is drawn once, as the table.
+        if drawn.contains(&lens) {
+            continue;
+        }
+        drawn.push(lens);
+        let shape: Vec<usize> = lens.stored().iter().map(|d| d.size).collect();
+        let count = shape.iter().product();
+        let (_, values) = stored.entry(lens.name()).or_insert_with(|| (shape, vec![0.0; count]));
+        for row in 0..lens.rows() {
+            for col in 0..lens.cols() {
+                values[lens.position(row, col)] = draw(case.weights, role, lens.cols(), &mut rng);
+            }
+        }
+    }
+    let mut tensors: BTreeMap<String, Tensor> = stored
+        .into_iter()
+        .map(|(name, (shape, values))| {
+            (name.to_string(), Tensor::from_values(case.dtype, shape, values))
+        })
+        .collect();
+    for alias in &model.aliases {
+        if let Some(tensor) = tensors.get(&alias.of).cloned() {
+            tensors.insert(alias.name.clone(), tensor);
+        }
+    }
+    for (name, shape) in names::buffers(case) {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f64> = (0..count).map(|_| rng.uniform()).collect();
+        tensors.insert(name, Tensor::from_values(case.dtype, shape, values));
+    }
+    tensors
+}
+
+/// Every lens with its role, in the order of the computation.
+fn roles(model: &Model) -> Vec<(&Lens, Role)> {
+    let mut found = Vec::new();
+    let embedding = &model.embedding;
+    found.extend(embedding.tables.iter().map(|t| (&t.lens, Role::Embedding)));
+    found.extend(embedding.class_token.iter().map(|l| (l, Role::Embedding)));
+    embedding.patch.iter().for_each(|l| linear(l, &mut found));
+    embedding.norm.iter().for_each(|n| norm(n, &mut found));
+    for sublayer in model.layers.iter().flatten() {
+        for branch in &sublayer.branches {
+            branch.norm.iter().for_each(|n| norm(n, &mut found));
+            branch.op.linears().into_iter().for_each(|l| linear(l, &mut found));
+        }
+        sublayer.post_norm.iter().for_each(|n| norm(n, &mut found));
+    }
+    for step in model.outputs.iter().flat_map(|o| &o.steps) {
+        match step {
+            Step::Norm(n) => norm(n, &mut found),
+            Step::Linear(l) => linear(l, &mut found),
+            Step::First | Step::Activation(_) => {}
+        }
+    }
+    found
+}
+
+fn linear<'a>(linear: &'a Linear, found: &mut Vec<(&'a Lens, Role)>) {
+    found.push((&linear.weight, Role::Matrix));
+    found.extend(linear.bias.iter().map(|bias| (bias, Role::Bias)));
+}
+
+fn norm<'a>(norm: &'a Norm, found: &mut Vec<(&'a Lens, Role)>) {
+    found.push((&norm.weight, Role::NormWeight));
+    found.extend(norm.bias.iter().map(|bias| (bias, Role::Bias)));
+}

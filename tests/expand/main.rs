@@ -1,0 +1,226 @@
+//! Expansions compute what their sources compute: golden models through the reference forward pass in
+//! f64, to 1e-9 of the spread of the outputs.
+
+mod golden;
+mod refusals;
+
+use golden::{CASES, Case, config_of, difference};
+use lemon_check::checkpoint::{Checkpoint, Dtype};
+use lemon_check::expand::{Free, NewLayers, Options, Target, expand};
+use lemon_check::model::{Model, describe};
+use ndarray::Array2;
+
+const FREE: [Free; 3] = [Free::Projection, Free::Equal, Free::Zero];
+
+/// What can be asked of a model, with a name for messages.
+fn targets(model: &Model) -> Vec<(&'static str, Target)> {
+    let sizes = &model.sizes;
+    let (hidden, heads, head_dim) = (sizes.hidden, sizes.heads, sizes.head_dim);
+    let inner = Some(2 * sizes.intermediate + 3);
+    let wide = |factor: usize| Target {
+        hidden: Some(factor * hidden),
+        heads: Some(factor * heads),
+        ..Target::default()
+    };
+    let ffn = Target { intermediate: inner, ..Target::default() };
+    let mut targets = vec![("same", Target::default()), ("ffn", ffn.clone()), ("double", wide(2))];
+    targets.push(("triple and ffn", Target { intermediate: inner, ..wide(3) }));
+    match model.family {
+        "bert" => {
+            let larger = Target { heads: Some(heads), ..wide(2) };
+            targets.push(("larger heads", larger));
+        }
+        "llama" => targets.extend(llama_targets(model)),
+        _ => {
+            let more = |count| Target {
+                heads: Some(count),
+                hidden: Some(count * head_dim),
+                ..Target::default()
+            };
+            let larger = |by| Target { hidden: Some(heads * (head_dim + by)), ..Target::default() };
+            targets
+                .extend([("one more head", more(heads + 1)), ("more heads", more(2 * heads + 1))]);
+            targets
+                .extend([("larger heads", larger(1)), ("much larger heads", larger(head_dim + 3))]);
+            let both = Target { hidden: Some((heads + 2) * (head_dim + 1)), ..more(heads + 2) };
+            targets.push(("more and larger heads", Target { intermediate: inner, ..both }));
+        }
+    }
+    targets
+}
+
+fn llama_targets(model: &Model) -> Vec<(&'static str, Target)> {
+    let sizes = &model.sizes;
+    let hidden = Some(sizes.hidden + 5);
+    let keep = Target::default;
+    let all = Target {
+        hidden: Some(2 * sizes.hidden + 3),
+        heads: Some(3 * sizes.heads),
+        kv_heads: Some(sizes.heads),
+        head_dim: Some(3 * sizes.head_dim),
+        intermediate: Some(sizes.intermediate + 7),
+        layers: Some(sizes.layers + 2),
+    };
+    vec![
+        ("indivisible", Target { hidden, ..keep() }),
+        ("more heads", Target { heads: Some(2 * sizes.heads), ..keep() }),
+        ("all key/value heads", Target { kv_heads: Some(sizes.heads), ..keep() }),
+        ("twice the head size", Target { head_dim: Some(2 * sizes.head_dim), ..keep() }),
+        ("everything", all),
+    ]
+}
+
+fn check(case: &Case, name: &str, options: &Options) -> Checkpoint {
+    let expanded = expand(&case.checkpoint, &case.model, options).unwrap();
+    let model = describe(&expanded).unwrap();
+    assert_eq!(model.strangers(&expanded), Vec::<&str>::new());
+    let worst = difference(case, &expanded, &model);
+    assert!(worst < 1e-9, "{} {name}: {worst:e} with {options:?}", case.name);
+    expanded
+}
+
+#[test]
+fn every_family_is_lossless_at_every_width_with_all_free_numbers() {
+    for case in CASES.map(Case::load) {
+        for (name, target) in targets(&case.model) {
+            for free in FREE {
+                let options = Options { target: target.clone(), free, ..Options::default() };
+                check(&case, name, &options);
+            }
+        }
+    }
+}
+
+#[test]
+fn new_layers_of_both_types_add_nothing() {
+    for case in CASES.map(Case::load).iter().filter(|c| c.model.family != "bert") {
+        let sizes = &case.model.sizes;
+        let target = Target {
+            hidden: Some(2 * sizes.hidden + 2 * sizes.head_dim),
+            heads: Some(2 * sizes.heads + 2),
+            kv_heads: (sizes.heads != sizes.kv_heads).then_some(2 * sizes.heads + 2),
+            intermediate: Some(2 * sizes.intermediate),
+            layers: Some(sizes.layers + 3),
+            head_dim: None,
+        };
+        for new_layers in [NewLayers::Zero, NewLayers::Cancel] {
+            for insert_after in [None, Some(vec![0, sizes.layers, 1])] {
+                for free in FREE {
+                    let target = target.clone();
+                    let options = Options {
+                        target,
+                        free,
+                        new_layers,
+                        insert_after: insert_after.clone(),
+                        seed: 5,
+                        dtype: None,
+                    };
+                    check(case, "deeper", &options);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn depth_alone_needs_nothing_else_to_grow() {
+    for case in CASES.map(Case::load).iter().filter(|c| c.model.family != "bert") {
+        let layers = Some(2 * case.model.sizes.layers + 1);
+        let target = Target { layers, ..Target::default() };
+        check(case, "deeper alone", &Options { target, ..Options::default() });
+    }
+}
+
+#[test]
+fn epsilon_is_scaled_by_eta_squared_and_survives_the_file() {
+    let case = Case::load("gpt2-inner-relu");
+    let target = Target { hidden: Some(20), heads: Some(5), ..Target::default() };
+    let expanded = check(&case, "eps", &Options { target, ..Options::default() });
+    assert_eq!(expanded.config().get("layer_norm_epsilon").unwrap().as_f64(), Some(1e-3 * 0.8));
+    let text = serde_json::to_string(expanded.config().json()).unwrap();
+    let again = config_of(&text);
+    assert_eq!(again.json(), expanded.config().json());
+}
+
+#[test]
+fn an_expansion_with_the_sources_epsilon_is_not_lossless() {
+    let case = Case::load("gpt2-inner-relu");
+    let target = Target { hidden: Some(20), heads: Some(5), ..Target::default() };
+    let expanded = check(&case, "eps", &Options { target, ..Options::default() });
+    let mut config = expanded.config().clone();
+    config.set("layer_norm_epsilon", 1e-3);
+    let wrong = Checkpoint::in_memory("wrong", config, expanded.tensors().clone());
+    assert!(difference(&case, &wrong, &describe(&wrong).unwrap()) > 1e-6);
+}
+
+#[test]
+fn timm_keeps_its_epsilon_by_scaling_the_stream() {
+    let case = Case::load("vit-timm");
+    let sizes = &case.model.sizes;
+    let (hidden, heads) = (sizes.hidden + sizes.head_dim, sizes.heads + 1);
+    let target = Target { hidden: Some(hidden), heads: Some(heads), ..Target::default() };
+    let expanded = check(&case, "eps", &Options { target, ..Options::default() });
+    let first =
+        |c: &Checkpoint| describe(c).unwrap().embedding.class_token.unwrap().read(c).unwrap();
+    let ratio = first(&expanded)[[0, 0]] / first(&case.checkpoint)[[0, 0]];
+    assert!((ratio - (hidden as f64 / sizes.hidden as f64).sqrt()).abs() < 1e-14);
+}
+
+#[test]
+fn a_tied_head_stays_the_token_table_and_its_norm_is_divided_by_the_copies() {
+    let case = Case::load("llama-tied");
+    let hidden = Some(3 * case.model.sizes.hidden);
+    let options = Options { target: Target { hidden, ..Target::default() }, ..Options::default() };
+    let expanded = check(&case, "tied", &options);
+    assert!(!expanded.has("lm_head.weight"));
+    let norm = |c: &Checkpoint| c.tensor("model.norm.weight").unwrap().clone();
+    let (small, large) = (norm(&case.checkpoint), norm(&expanded));
+    let ratio = Dtype::F64.get(large.bytes(), 0) / Dtype::F64.get(small.bytes(), 0);
+    assert!((ratio - 1.0 / 3.0).abs() < 1e-15);
+}
+
+/// The fan-out of each neuron of layer 0, `[hidden, intermediate]`.
+fn fan_outs(checkpoint: &Checkpoint) -> Array2<f64> {
+    let model = describe(checkpoint).unwrap();
+    let ops = model.layers[0].iter().flat_map(|s| &s.branches).map(|b| &b.op);
+    let down = ops.last().unwrap().linears().pop().unwrap().weight.clone();
+    down.read(checkpoint).unwrap()
+}
+
+#[test]
+fn only_the_projection_breaks_the_symmetry_of_copied_neurons() {
+    for name in ["gpt2-lm", "bert-mlm", "llama-untied", "vit-hf"] {
+        let case = Case::load(name);
+        let neurons = case.model.sizes.intermediate;
+        let target = Target { intermediate: Some(2 * neurons), ..Target::default() };
+        for free in [Free::Projection, Free::Equal] {
+            let options = Options { target: target.clone(), free, ..Options::default() };
+            let fan_outs = fan_outs(&expand(&case.checkpoint, &case.model, &options).unwrap());
+            let same = (0..neurons).filter(|n| fan_outs.column(*n) == fan_outs.column(n + neurons));
+            assert_eq!(same.count(), if free == Free::Equal { neurons } else { 0 }, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_means_one_expansion() {
+    let case = Case::load("llama-gqa");
+    let target = Target { hidden: Some(17), intermediate: Some(31), ..Target::default() };
+    let bytes = |seed| {
+        let options = Options { target: target.clone(), seed, ..Options::default() };
+        let expanded = expand(&case.checkpoint, &case.model, &options).unwrap();
+        let tensors = expanded.tensors().values().map(|t| t.bytes().to_vec());
+        tensors.collect::<Vec<_>>().concat()
+    };
+    assert!(bytes(1) == bytes(1));
+    assert!(bytes(1) != bytes(2));
+}
+
+#[test]
+fn the_number_format_is_the_one_asked_for_in_weights_and_configuration() {
+    let case = Case::load("gpt2-lm");
+    let options = Options { dtype: Some(Dtype::Bf16), ..Options::default() };
+    let expanded = expand(&case.checkpoint, &case.model, &options).unwrap();
+    assert!(expanded.tensors().values().all(|t| t.dtype == Some(Dtype::Bf16)));
+    assert_eq!(expanded.config().get("dtype").unwrap(), "bfloat16");
+}

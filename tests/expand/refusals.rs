@@ -1,0 +1,115 @@
+//! What cannot be lossless is refused, with the nearest that can.
+
+use super::golden::Case;
+use lemon_check::checkpoint::{Checkpoint, Dtype, Tensor};
+use lemon_check::error::Class;
+use lemon_check::expand::{NewLayers, Options, Target, expand};
+use lemon_check::model::describe;
+
+/// The message of a refusal.
+fn refused(case: &'static str, options: &Options) -> String {
+    let case = Case::load(case);
+    let error = expand(&case.checkpoint, &case.model, options).unwrap_err();
+    assert_eq!(error.class(), Class::Refused, "{error}");
+    error.to_string()
+}
+
+fn to(target: Target) -> Options {
+    Options { target, ..Options::default() }
+}
+
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} in {message}");
+    }
+}
+
+#[test]
+fn a_smaller_size_is_refused() {
+    let message = refused("gpt2-lm", &to(Target { intermediate: Some(40), ..Target::default() }));
+    assert_says(&message, &["`n_inner`", "40 is smaller than the source's 48", "n_inner = 48"]);
+    for target in [
+        Target { hidden: Some(0), ..Target::default() },
+        Target { heads: Some(0), ..Target::default() },
+        Target { kv_heads: Some(0), ..Target::default() },
+        Target { head_dim: Some(0), ..Target::default() },
+        Target { layers: Some(0), ..Target::default() },
+    ] {
+        assert_says(&refused("llama-gqa", &to(target.clone())), &["is smaller than"]);
+        assert_says(&refused("gpt2-lm", &to(target)), &["is smaller than"]);
+    }
+}
+
+#[test]
+fn a_post_norm_stream_grows_only_by_whole_factors_and_not_in_depth() {
+    let wide = Target { hidden: Some(20), heads: Some(4), ..Target::default() };
+    let message = refused("bert-mlm", &to(wide));
+    assert_says(&message, &["`hidden_size`", "multiples of 12", "hidden_size = 24"]);
+    let message = refused("bert-mlm", &to(Target { layers: Some(3), ..Target::default() }));
+    assert_says(&message, &["`num_hidden_layers`", "ε over the variance", "num_hidden_layers = 2"]);
+}
+
+#[test]
+fn heads_that_do_not_divide_the_width_are_refused() {
+    let message = refused("gpt2-lm", &to(Target { hidden: Some(16), ..Target::default() }));
+    assert_says(&message, &["`n_head`", "n_embd = 15 or 18", "n_head = 4"]);
+}
+
+#[test]
+fn heads_that_leave_too_few_channels_are_refused() {
+    let target = Target { hidden: Some(24), heads: Some(8), ..Target::default() };
+    assert_says(&refused("gpt2-lm", &to(target)), &["3 channels for each", "n_embd = 32"]);
+}
+
+#[test]
+fn a_head_size_that_lacks_the_rotary_frequencies_is_refused() {
+    let message = refused("llama-untied", &to(Target { head_dim: Some(6), ..Target::default() }));
+    assert_says(&message, &["`head_dim`", "frequencies", "head_dim = 4 or 8"]);
+}
+
+#[test]
+fn key_value_heads_that_cannot_serve_all_query_heads_are_refused() {
+    let target = Target { kv_heads: Some(3), ..Target::default() };
+    let message = refused("llama-gqa", &to(target));
+    assert_says(&message, &["`num_key_value_heads`", "num_key_value_heads = 2 or 6"]);
+    let target = Target { kv_heads: Some(6), ..Target::default() };
+    assert_says(&refused("gpt2-lm", &to(target)), &["no key/value heads of their own"]);
+}
+
+#[test]
+fn cancelling_layers_without_second_copies_are_refused() {
+    let target = Target { layers: Some(4), ..Target::default() };
+    let options = Options { new_layers: NewLayers::Cancel, ..to(target) };
+    assert_says(&refused("gpt2-lm", &options), &["second copy", "new layers of zeros"]);
+}
+
+#[test]
+fn places_for_other_layers_than_the_new_ones_are_refused() {
+    let target = Target { layers: Some(4), ..Target::default() };
+    let options = Options { insert_after: Some(vec![1]), ..to(target) };
+    assert_says(&refused("gpt2-lm", &options), &["name 2 places"]);
+}
+
+#[test]
+fn a_number_format_that_cannot_hold_the_weights_is_refused() {
+    let case = Case::load("gpt2-lm");
+    let mut tensors = case.checkpoint.tensors().clone();
+    let name = "transformer.ln_f.weight";
+    tensors.insert(name.into(), Tensor::from_values(Dtype::F64, vec![12], [1e30; 12]));
+    let huge = Checkpoint::in_memory("huge", case.checkpoint.config().clone(), tensors);
+    let options = Options { dtype: Some(Dtype::F16), ..Options::default() };
+    let error = expand(&huge, &describe(&huge).unwrap(), &options).unwrap_err();
+    assert_eq!(error.class(), Class::Refused);
+    assert_says(&error.to_string(), &[name, "float16"]);
+}
+
+#[test]
+fn a_tensor_that_no_rule_expands_is_not_dropped_in_silence() {
+    let case = Case::load("gpt2-lm");
+    let mut tensors = case.checkpoint.tensors().clone();
+    tensors.insert("adapter.weight".into(), Tensor::from_values(Dtype::F64, vec![1], [1.0]));
+    let more = Checkpoint::in_memory("more", case.checkpoint.config().clone(), tensors);
+    let error = expand(&more, &case.model, &Options::default()).unwrap_err();
+    assert_eq!(error.class(), Class::Unsupported);
+    assert_says(&error.to_string(), &["`adapter.weight`", "remove it"]);
+}
