@@ -4,8 +4,7 @@ use crate::certify::{Failure, Reach};
 use crate::forward::Input;
 use crate::model::{Input as Expected, Model};
 use ndarray::Array3;
-use rand::Rng;
-use rand::SeedableRng;
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Tokens of the longest probe.
@@ -35,11 +34,14 @@ impl Probe {
     }
 }
 
-/// An image of noise, each pixel uniform in [-2, 2): `[channels, height, width]`. The generator is
-/// ChaCha8 of the `rand_chacha` crate, seeded by `seed_from_u64`.
+/// An image of noise, each pixel uniform in [-2, 2): `[channels, height, width]`, row by row.
+///
+/// A seed means the same image in every later version: the generator is ChaCha8 (`rand_chacha`,
+/// `seed_from_u64`), and each pixel is made of the upper 53 bits of one word.
 pub fn random_image(shape: [usize; 3], seed: u64) -> Array3<f64> {
     let mut rng = generator(seed);
-    Array3::from_shape_simple_fn(shape, || rng.random_range(-2.0..2.0))
+    let pixel = || (rng.next_u64() >> 11) as f64 * 2f64.powi(-51) - 2.0;
+    Array3::from_shape_simple_fn(shape, pixel)
 }
 
 fn generator(seed: u64) -> ChaCha8Rng {
