@@ -1,6 +1,6 @@
 //! The forward pass against Hugging Face transformers and timm: see `tests/golden/README.md`.
 
-use lemon_check::checkpoint::{Checkpoint, Config, Dtype, Tensor};
+use lemon_check::checkpoint::{Checkpoint, Dtype, Tensor};
 use lemon_check::forward::{Input, Output, Outputs, Real, run, run_batch, storage_noise};
 use lemon_check::model::{Model, describe};
 use ndarray::{Array2, Array3};
@@ -38,29 +38,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-fn open(folder: &Path) -> Checkpoint {
-    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
-    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensors = stored.tensors().into_iter().filter_map(|(name, view)| {
-        let dtype = match view.dtype() {
-            safetensors::Dtype::F64 => Dtype::F64,
-            safetensors::Dtype::F32 => Dtype::F32,
-            _ => return None,
-        };
-        let count = view.shape().iter().product::<usize>();
-        let values = (0..count).map(|i| dtype.get(view.data(), i));
-        Some((name, Tensor::from_values(dtype, view.shape().to_vec(), values)))
-    });
-    let path = folder.join("config.json");
-    let config = Config::parse(&path, &std::fs::read_to_string(&path).unwrap()).unwrap();
-    Checkpoint::in_memory(folder, config, tensors.collect())
-}
-
 fn load(name: &str) -> Case {
     let folder = folder().join(name);
     let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
     let golden: Value = serde_json::from_str(&text).unwrap();
-    let checkpoint = open(&folder);
+    let checkpoint = Checkpoint::open(&folder, None).unwrap();
     let model = describe(&checkpoint).unwrap();
     let inputs = golden["inputs"].as_array().unwrap().iter().map(input).collect();
     let outputs = golden["outputs"].as_array().unwrap().clone();
@@ -284,7 +266,7 @@ fn inputs_that_do_not_fit_are_refused_with_what_to_do() {
 #[test]
 fn an_overflow_names_its_layer() {
     let folder = folder().join("gpt2-lm");
-    let stored = open(&folder);
+    let stored = Checkpoint::open(&folder, None).unwrap();
     let mut tensors = stored.tensors().clone();
     let name = "transformer.h.1.mlp.c_proj.weight";
     let shape = tensors[name].shape.clone();

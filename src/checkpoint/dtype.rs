@@ -61,7 +61,8 @@ impl Dtype {
     ///
     /// # Panics
     /// If `bytes` ends before the number does.
-    #[inline]
+    // Always, so that a loop for one format is compiled for that format.
+    #[inline(always)]
     pub fn get(self, bytes: &[u8], index: usize) -> f64 {
         let at = index * self.size();
         match self {

@@ -56,8 +56,13 @@ impl<'a> Weights<'a> {
         if let Some(perturbation) = self.perturbation {
             let dtype = lens.check(self.checkpoint)?.dtype.expect("it was read");
             let change = Change::new(perturbation, lens.name(), dtype);
-            for ((row, col), value) in matrix.indexed_iter_mut() {
-                *value += change.of(*value, lens.position(first + row, col));
+            for (row, mut values) in matrix.outer_iter_mut().enumerate() {
+                // The columns of a lens lie evenly spaced.
+                let start = lens.position(first + row, 0);
+                let step = lens.position(first + row, 1) - start;
+                for (col, value) in values.iter_mut().enumerate() {
+                    *value += change.of(*value, start + col * step);
+                }
             }
         }
         Ok(R::from_matrix(matrix))

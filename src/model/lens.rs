@@ -4,9 +4,9 @@
 //! transposed or not (GPT-2's `Conv1D`), which rows (fused or per-head interleaved query, key and
 //! value). Reading and writing through a lens hides all of that from everything above.
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::error::{Error, Result};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 /// One dimension of a stored shape and the configuration field that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,24 +223,13 @@ impl Lens {
         let dtype = tensor.dtype.expect("checked");
         let bytes = tensor.bytes();
         let mut matrix = Array2::zeros((count, self.cols()));
-        let mut finite = true;
-        if self.transposed {
-            for col in 0..self.cols() {
-                for row in 0..count {
-                    let value = dtype.get(bytes, self.position(first + row, col));
-                    finite &= value.is_finite();
-                    matrix[[row, col]] = value;
-                }
-            }
-        } else {
-            for (row, mut out) in matrix.outer_iter_mut().enumerate() {
-                let start = self.position(first + row, 0);
-                for (col, slot) in out.iter_mut().enumerate() {
-                    *slot = dtype.get(bytes, start + col);
-                    finite &= slot.is_finite();
-                }
-            }
-        }
+        // One loop per format: a choice per number would cost more than the reading.
+        let finite = match dtype {
+            Dtype::F64 => self.fill(&mut matrix, first, |at| Dtype::F64.get(bytes, at)),
+            Dtype::F32 => self.fill(&mut matrix, first, |at| Dtype::F32.get(bytes, at)),
+            Dtype::F16 => self.fill(&mut matrix, first, |at| Dtype::F16.get(bytes, at)),
+            Dtype::Bf16 => self.fill(&mut matrix, first, |at| Dtype::Bf16.get(bytes, at)),
+        };
         if finite {
             return Ok(matrix);
         }
@@ -253,6 +242,29 @@ impl Lens {
         .at(checkpoint.path())
         .tensor(&self.tensor)
         .help("weights must be finite; find the step that wrote this number"))
+    }
+
+    /// Fills `matrix` with the rows from `first` on, and says whether all numbers are finite.
+    ///
+    /// It goes by strips of a few columns, so that both the rows that are written and, if
+    /// transposed, the columns that are read stay in the cache.
+    fn fill(&self, matrix: &mut Array2<f64>, first: usize, get: impl Fn(usize) -> f64) -> bool {
+        const STRIP: usize = 8;
+        let step = if self.transposed { self.extent.0 } else { 1 };
+        let width = if self.transposed { STRIP } else { self.cols().max(1) };
+        let starts: Vec<usize> =
+            (first..first + matrix.nrows()).map(|row| self.position(row, 0)).collect();
+        let mut finite = true;
+        for (strip, mut columns) in matrix.axis_chunks_iter_mut(Axis(1), width).enumerate() {
+            for (start, mut out) in starts.iter().zip(columns.outer_iter_mut()) {
+                let start = start + strip * width * step;
+                for (col, slot) in out.iter_mut().enumerate() {
+                    *slot = get(start + col * step);
+                    finite &= slot.is_finite();
+                }
+            }
+        }
+        finite
     }
 
     /// Writes `matrix` `[rows, cols]` into `values`, the numbers of the stored tensor.
@@ -270,7 +282,7 @@ impl Lens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Config, Dtype};
+    use crate::checkpoint::Config;
     use ndarray::array;
 
     fn checkpoint(name: &str, shape: Vec<usize>) -> Checkpoint {
