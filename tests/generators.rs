@@ -2,6 +2,7 @@
 
 use lemon_check::model::describe;
 use lemon_check::testing::random::generator;
+use lemon_check::testing::source::ImageCase;
 use lemon_check::testing::{Architecture, Head, SourceCase, WeightStyle};
 use std::collections::BTreeMap;
 
@@ -43,6 +44,39 @@ fn a_case_reads_back_from_its_json_and_builds_the_same_bytes() {
             for (name, tensor) in one.tensors() {
                 assert_eq!(tensor.bytes(), two.tensor(name).unwrap().bytes(), "{name}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_case_of_absurd_sizes_is_refused_before_anything_is_allocated() {
+    for (field, size) in [("vocabulary", usize::MAX), ("hidden", 1 << 40), ("layers", 1 << 20)] {
+        let mut case = SourceCase::random(Architecture::Vit, &mut generator(0));
+        match field {
+            "vocabulary" => case.vocabulary = size,
+            "hidden" => case.hidden = size,
+            _ => case.layers = size,
+        }
+        let message = case.build().unwrap_err().to_string();
+        assert!(message.contains(&format!("`{field}`")), "{message}");
+    }
+    let mut case = SourceCase::random(Architecture::Gpt2, &mut generator(0));
+    (case.buffers, case.positions, case.layers) = (true, 4096, 4000);
+    assert!(case.build().unwrap_err().to_string().contains("2²⁸"));
+}
+
+#[test]
+fn an_impossible_case_is_an_error_and_no_panic() {
+    for architecture in Architecture::ALL {
+        for change in 0..4 {
+            let mut case = SourceCase::random(architecture, &mut generator(change));
+            match change {
+                0 => case.heads = 0,
+                1 => case.hidden = 0,
+                2 => (case.kv_heads, case.heads) = (2, 3),
+                _ => case.image = case.image.map(|image| ImageCase { patch: 99, ..image }),
+            }
+            let _ = case.build();
         }
     }
 }

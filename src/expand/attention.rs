@@ -70,15 +70,13 @@ pub(super) fn jobs(
     }
     // A new key channel must not be zero beside a zero query channel: neither would ever learn. A
     // copy of an old one, or random numbers, will do.
-    let appended = source.rotary.is_none();
     let (keys, key_duty) = match free {
-        Free::Projection => (&logits, Duty::SameOrAnything),
-        Free::Equal | Free::Zero if appended => (&values, Duty::Same),
-        Free::Equal | Free::Zero => (&logits, Duty::Same),
+        Free::Projection => (logits.clone(), Duty::SameOrAnything),
+        Free::Equal | Free::Zero => (logits.filled_from(&values), Duty::Same),
     };
     let ratio = source.scale / expanded.scale;
     let query = Arc::new(query_heads.within_heads(&logits).scaled(ratio));
-    let key = Arc::new(key_heads.within_heads(keys));
+    let key = Arc::new(key_heads.within_heads(&keys));
     let value = Arc::new(key_heads.within_heads(&values));
     let into = |write: Arc<Map>| Ports { read: ports.read.clone(), write };
     let out = Ports { read: mixed, write: ports.write.clone() };

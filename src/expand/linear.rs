@@ -8,7 +8,7 @@
 use super::Free;
 use super::maps::{Entry, Map, Share};
 use super::random::{Random, root_mean_square};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 /// Size of the free numbers as a fraction of the matrix's root mean square. Free numbers as large as
 /// the weights amplify rounding from layer to layer; these stay below.
@@ -28,6 +28,9 @@ pub(super) enum Duty {
 }
 
 /// Expands `weight` `[source out, source in]` to `[expanded out, expanded in]`.
+///
+/// Rows of zeros and means get no free numbers, so that they stay exactly that in every number format,
+/// unless they may compute anything.
 pub(super) fn expand(
     weight: &Array2<f64>,
     (rows, columns): (&Map, &Map),
@@ -35,43 +38,47 @@ pub(super) fn expand(
     free: Free,
     random: &mut Random,
 ) -> Array2<f64> {
-    let share = match (duty, free) {
-        (Duty::Nothing, _) => return Array2::zeros((rows.len(), columns.len())),
-        (Duty::Cancel, Free::Equal) => Share::Opposite,
-        (_, Free::Zero) => Share::First,
-        (_, Free::Equal | Free::Projection) => Share::Equal,
-    };
-    let whole = duty != Duty::Cancel || share == Share::Opposite;
-    let mut expanded = if whole {
-        rows.expand_rows(&columns.split_columns(weight, share))
-    } else {
-        Array2::zeros((rows.len(), columns.len()))
-    };
-    if free == Free::Projection {
-        let rms = FREE_SHARE * root_mean_square(weight) * rows.scale().abs();
-        let numbers = random.matrix(expanded.dim(), rms / columns.scale().abs());
-        add_free(&mut expanded, numbers, (rows, columns), duty);
+    let mut expanded = Array2::zeros((rows.len(), columns.len()));
+    if let Some(share) = share(duty, free) {
+        let split = columns.split(share);
+        let mean = weight.mean_axis(Axis(0)).unwrap_or_default() * rows.scale();
+        for (entry, mut row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
+            match entry {
+                Entry::Copy(j) if rows.scale() == 1.0 => split.add(weight.row(*j), row),
+                Entry::Copy(j) => split.add((&weight.row(*j) * rows.scale()).view(), row),
+                Entry::Mean => split.add(mean.view(), row.view_mut()),
+                Entry::Zero => {}
+            }
+        }
+    }
+    if free == Free::Projection && duty != Duty::Nothing {
+        let size = FREE_SHARE * root_mean_square(weight) * (rows.scale() / columns.scale()).abs();
+        let split = columns.split(Share::Equal);
+        for (entry, mut row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
+            match entry {
+                Entry::Copy(_) => {
+                    let mut numbers = random.vector(columns.len(), size);
+                    split.hide(&mut numbers);
+                    row += &numbers;
+                }
+                Entry::Zero if duty == Duty::SameOrAnything => {
+                    row.assign(&random.vector(columns.len(), size));
+                }
+                Entry::Zero | Entry::Mean => {}
+            }
+        }
     }
     expanded
 }
 
-/// Adds `Z (I − E_in L)` to the rows that copy something, so that rows of zeros and means stay exactly
-/// that in every number format; rows that may compute anything get Z itself.
-fn add_free(
-    expanded: &mut Array2<f64>,
-    numbers: Array2<f64>,
-    (rows, columns): (&Map, &Map),
-    duty: Duty,
-) {
-    let anything = (duty == Duty::SameOrAnything).then(|| numbers.clone());
-    let projected = columns.project_columns(numbers);
-    for (row, entry) in rows.entries().iter().enumerate() {
-        let mut slot = expanded.row_mut(row);
-        match (entry, &anything) {
-            (Entry::Copy(_), _) => slot += &projected.row(row),
-            (Entry::Zero, Some(numbers)) => slot.assign(&numbers.row(row)),
-            (Entry::Zero, None) | (Entry::Mean, _) => {}
-        }
+/// How copies share what the source reads; `None` where nothing of it remains.
+fn share(duty: Duty, free: Free) -> Option<Share> {
+    match (duty, free) {
+        (Duty::Nothing, _) => None,
+        (Duty::Cancel, Free::Equal) => Some(Share::Opposite),
+        (Duty::Cancel, Free::Projection | Free::Zero) => None,
+        (Duty::Same | Duty::SameOrAnything, Free::Zero) => Some(Share::First),
+        (Duty::Same | Duty::SameOrAnything, Free::Projection | Free::Equal) => Some(Share::Equal),
     }
 }
 
@@ -86,7 +93,8 @@ mod tests {
     }
 
     fn weight(rows: usize, columns: usize) -> Array2<f64> {
-        Random::new(1, "source", 0).matrix((rows, columns), 1.0)
+        let numbers = Random::new(1, "source", 0).vector(rows * columns, 1.0);
+        numbers.into_shape_with_order((rows, columns)).unwrap()
     }
 
     fn make(rows: &Map, columns: &Map, duty: Duty, free: Free) -> Array2<f64> {

@@ -3,7 +3,7 @@
 //! A [`Map`] is never stored as a matrix: each expanded coordinate is a copy of a source
 //! coordinate, the mean of all, or zero, times one scale.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
 
 /// What one expanded coordinate holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,14 @@ impl Map {
     pub fn scaled(mut self, factor: f64) -> Self {
         self.scale *= factor;
         self
+    }
+
+    /// This map with the entries of `other` in place of zeros.
+    pub fn filled_from(&self, other: &Map) -> Self {
+        let pairs = self.entries.iter().zip(&other.entries);
+        let entry =
+            |(own, other): (&Entry, &Entry)| if *own == Entry::Zero { *other } else { *own };
+        Map::new(self.sources, pairs.map(entry)).scaled(self.scale)
     }
 
     /// The map of heads whose channels are mapped as well: coordinates are head-major.
@@ -179,19 +187,9 @@ impl Map {
         expanded
     }
 
-    /// `W L` with a left inverse L of E: what reads the expanded space as `matrix` reads the
-    /// source: `[n, source]` to `[n, expanded]`. Only copies are read, each with its share.
-    pub fn split_columns(&self, matrix: &Array2<f64>, share: Share) -> Array2<f64> {
-        let weights = self.shares(share);
-        let mut expanded = Array2::zeros((matrix.nrows(), self.len()));
-        for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
-            for ((entry, weight), slot) in self.entries.iter().zip(&weights).zip(&mut to) {
-                if let Entry::Copy(j) = entry {
-                    *slot = from[*j] * weight;
-                }
-            }
-        }
-        expanded
+    /// How what reads this space is made from what reads the source's.
+    pub fn split(&self, share: Share) -> Split<'_> {
+        Split { map: self, weights: self.shares(share) }
     }
 
     fn shares(&self, share: Share) -> Vec<f64> {
@@ -211,28 +209,42 @@ impl Map {
         };
         self.entries.iter().map(weight).collect()
     }
+}
 
-    /// `Z (I − E L)`: takes from `free` `[n, expanded]` what would change anything on the image of
-    /// E. Where E only copies, this is the orthogonal projection.
-    pub fn project_columns(&self, mut free: Array2<f64>) -> Array2<f64> {
-        let weights = self.shares(Share::Equal);
-        for mut row in free.outer_iter_mut() {
-            let mut read = vec![0.0; self.sources];
-            let mut mean = 0.0;
-            for (entry, value) in self.entries.iter().zip(&row) {
-                match entry {
-                    Entry::Copy(j) => read[*j] += value,
-                    Entry::Mean => mean += value / self.sources as f64,
-                    Entry::Zero => {}
-                }
-            }
-            for ((entry, weight), slot) in self.entries.iter().zip(&weights).zip(&mut row) {
-                if let Entry::Copy(j) = entry {
-                    *slot -= (read[*j] + mean) * self.scale * weight;
-                }
+/// A map E with the share of each copy: a left inverse L of E, which reads copies alone.
+pub(super) struct Split<'a> {
+    map: &'a Map,
+    weights: Vec<f64>,
+}
+
+impl Split<'_> {
+    /// `w L`: adds to `expanded` what reads the expanded space as `row` reads the source.
+    pub fn add(&self, row: ArrayView1<f64>, mut expanded: ArrayViewMut1<f64>) {
+        for ((entry, weight), slot) in self.map.entries.iter().zip(&self.weights).zip(&mut expanded)
+        {
+            if let Entry::Copy(j) = entry {
+                *slot += row[*j] * weight;
             }
         }
-        free
+    }
+
+    /// `z (I − E L)`: takes from `free` what would read anything on the image of E. With equal
+    /// shares of a map that only copies, this is the orthogonal projection.
+    pub fn hide(&self, free: &mut Array1<f64>) {
+        let mut read = vec![0.0; self.map.sources];
+        let mut mean = 0.0;
+        for (entry, value) in self.map.entries.iter().zip(free.iter()) {
+            match entry {
+                Entry::Copy(j) => read[*j] += value,
+                Entry::Mean => mean += value / self.map.sources as f64,
+                Entry::Zero => {}
+            }
+        }
+        for ((entry, weight), slot) in self.map.entries.iter().zip(&self.weights).zip(free) {
+            if let Entry::Copy(j) = entry {
+                *slot -= (read[*j] + mean) * self.map.scale * weight;
+            }
+        }
     }
 }
 
@@ -267,12 +279,20 @@ mod tests {
         assert_eq!(dense(&Map::circular(2, 3)), array![[1.0, o], [o, 1.0], [1.0, o]]);
     }
 
+    /// L as a matrix, times E.
+    fn left_inverse_times_map(map: &Map, share: Share) -> Array2<f64> {
+        let mut left = Array2::zeros((3, map.len()));
+        for (row, mut out) in Array2::eye(3).outer_iter().zip(left.outer_iter_mut()) {
+            map.split(share).add(row, out.view_mut());
+        }
+        left.dot(&dense(map))
+    }
+
     #[test]
-    fn splitting_columns_is_a_left_inverse() {
+    fn the_shares_of_copies_are_a_left_inverse() {
         for map in maps() {
             for share in [Share::Equal, Share::First] {
-                let left = map.split_columns(&Array2::eye(3), share);
-                let error = left.dot(&dense(&map)) - Array2::<f64>::eye(3);
+                let error = left_inverse_times_map(&map, share) - Array2::<f64>::eye(3);
                 assert!(error.iter().all(|e| e.abs() < 1e-14), "{map:?} {share:?}");
             }
         }
@@ -281,19 +301,17 @@ mod tests {
     #[test]
     fn opposite_shares_cancel() {
         for map in maps() {
-            let none = map.split_columns(&Array2::eye(3), Share::Opposite).dot(&dense(&map));
-            let copies_only = !map.entries().contains(&Entry::Mean);
-            assert!(!copies_only || none.iter().all(|e| e.abs() < 1e-14), "{map:?}");
+            let none = left_inverse_times_map(&map, Share::Opposite);
+            assert!(none.iter().all(|e| e.abs() < 1e-14), "{map:?}");
         }
     }
 
     #[test]
-    fn a_projected_matrix_reads_nothing_from_the_image() {
+    fn hidden_numbers_read_nothing_from_the_image() {
         for map in maps() {
-            let free =
-                Array2::from_shape_fn((4, map.len()), |(i, j)| ((i * 7 + j * 3) as f64).sin());
-            let read = map.project_columns(free).dot(&dense(&map));
-            assert!(read.iter().all(|e| e.abs() < 1e-14), "{map:?}");
+            let mut free = Array1::from_shape_fn(map.len(), |i| (i as f64 * 3.0).sin());
+            map.split(Share::Equal).hide(&mut free);
+            assert!(free.dot(&dense(&map)).iter().all(|e| e.abs() < 1e-14), "{map:?}");
         }
     }
 

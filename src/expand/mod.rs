@@ -104,7 +104,7 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     let family = family_of(source.config())?;
     plan::check_every_tensor_is_known(source, model)?;
     let wanted = sizes::resolve(family, model, &options.target)?;
-    let stream = plan::Stream::new(model, wanted.hidden)?;
+    let stream = plan::Stream::of(model, wanted.hidden)?;
 
     let name = format!("expansion of {}", source.path().display());
     let mut config = Config::new(&name, source.config().json().clone());
@@ -123,6 +123,7 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
 
     let catalog = Catalog::new(|name| source.has(name), source.tensors().keys());
     let expanded = (family.describe)(&config, &catalog)?;
+    sizes::check_count(&expanded)?;
     let jobs = plan::jobs(model, &expanded, &stream, options)?;
     let tensors = write::tensors(source, &expanded, &jobs, options)?;
     Ok(Checkpoint::in_memory(name, config, tensors))

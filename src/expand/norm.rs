@@ -39,3 +39,40 @@ pub(super) fn jobs(
     }
     Ok(jobs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expand::random::Random;
+    use crate::expand::vectors;
+    use crate::model::NormKind;
+    use ndarray::{Array2, array};
+
+    /// A norm without γ and β.
+    fn normalise(kind: NormKind, x: &Array2<f64>, eps: f64) -> Array2<f64> {
+        let mean = if kind == NormKind::Layer { x.mean().unwrap() } else { 0.0 };
+        let variance = x.mapv(|v| (v - mean).powi(2)).mean().unwrap();
+        x.mapv(|v| (v - mean) / (variance + eps).sqrt())
+    }
+
+    #[test]
+    fn the_expanded_norm_writes_the_zero_expansion_of_what_the_norm_wrote() {
+        let x = array![[0.3], [-1.2], [2.0], [0.1]];
+        let gamma = array![[1.5], [-0.5], [0.7], [2.0]];
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            for (expanded, eps_is_stored) in [(4, true), (8, true), (11, true), (11, false)] {
+                let stream = Stream::before(kind, eps_is_stored, 4, expanded);
+                let eps = 0.1 * stream.eps_factor;
+                assert!(eps_is_stored || eps == 0.1);
+                let map = Map::clone(&stream.read).scaled(stream.eta);
+                let mut random = Random::new(0, "gamma", 0);
+                let free = Some(&mut random);
+                let weight = vectors::expand(&gamma, &map, Residue::Any(1.0), free);
+                let got = normalise(kind, &stream.map.expand_rows(&x), eps) * weight;
+                let wanted = stream.read.expand_rows(&(normalise(kind, &x, 0.1) * &gamma));
+                let error = got - wanted;
+                assert!(error.iter().all(|e| e.abs() < 1e-14), "{kind:?} {expanded}");
+            }
+        }
+    }
+}

@@ -81,7 +81,7 @@ impl Stream {
     ///
     /// # Errors
     /// If no map serves all norms.
-    pub fn new(model: &Model, expanded: usize) -> Result<Stream> {
+    pub fn of(model: &Model, expanded: usize) -> Result<Stream> {
         let source = model.sizes.hidden;
         let norms = norms(model);
         let layer = norms.iter().any(|n| n.kind == NormKind::Layer);
@@ -93,26 +93,32 @@ impl Stream {
             )
             .help(format!("use a multiple of {source}")));
         }
+        // Where ε cannot be changed, a smaller or larger stream makes up for it.
+        let eps_is_stored = norms.iter().all(|n| n.eps_field.is_some());
+        let kind = if layer { NormKind::Layer } else { NormKind::Rms };
+        Ok(Stream::before(kind, eps_is_stored, source, expanded))
+    }
+
+    /// The maps in front of norms of this kind.
+    pub fn before(kind: NormKind, eps_is_stored: bool, source: usize, expanded: usize) -> Stream {
         let copies = (expanded / source) as f64;
         let eta_squared = copies * source as f64 / expanded as f64;
         let eta = eta_squared.sqrt();
-        // Where ε cannot be changed, a smaller or larger stream makes up for it.
-        let eps_is_stored = norms.iter().all(|n| n.eps_field.is_some());
-        let (scale, eps_factor) = match eps_is_stored || divisible {
+        let (scale, eps_factor) = match eps_is_stored || eta_squared == 1.0 {
             true => (1.0, eta_squared),
             false => (1.0 / eta, 1.0),
         };
-        let map = match layer {
-            true => Map::average(source, expanded),
-            false => Map::zero(source, expanded),
+        let map = match kind {
+            NormKind::Layer => Map::average(source, expanded),
+            NormKind::Rms => Map::zero(source, expanded),
         };
-        Ok(Stream {
+        Stream {
             map: Arc::new(map.scaled(scale)),
             read: Arc::new(Map::zero(source, expanded)),
             eta,
             eps_factor,
             tied_factor: scale * copies,
-        })
+        }
     }
 }
 

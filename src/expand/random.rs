@@ -1,6 +1,6 @@
 //! Random numbers for the free parts, pinned: a seed means the same on every machine and next year.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -23,10 +23,10 @@ impl Random {
         (self.0.next_u64() >> 11) as f64 * 2f64.powi(-52) - 1.0
     }
 
-    /// A matrix of numbers of mean 0 and root mean square `rms`.
-    pub fn matrix(&mut self, shape: (usize, usize), rms: f64) -> Array2<f64> {
+    /// `count` numbers of mean 0 and root mean square `rms`.
+    pub fn vector(&mut self, count: usize, rms: f64) -> Array1<f64> {
         let half_width = rms * 3f64.sqrt();
-        Array2::from_shape_simple_fn(shape, || half_width * self.symmetric())
+        Array1::from_shape_simple_fn(count, || half_width * self.symmetric())
     }
 }
 
@@ -46,6 +46,7 @@ pub(super) fn root_mean_square(matrix: &Array2<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::Axis;
 
     #[test]
     fn numbers_depend_on_seed_name_and_place() {
@@ -58,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn a_random_matrix_has_the_root_mean_square_asked_for() {
-        let matrix = Random::new(3, "w", 0).matrix((100, 100), 0.7);
-        assert!((root_mean_square(&matrix) - 0.7).abs() < 0.02);
-        assert!(matrix.sum().abs() < 300.0);
+    fn random_numbers_have_the_root_mean_square_asked_for() {
+        let numbers = Random::new(3, "w", 0).vector(10_000, 0.7);
+        assert!((root_mean_square(&numbers.clone().insert_axis(Axis(1))) - 0.7).abs() < 0.02);
+        assert!(numbers.sum().abs() < 300.0);
     }
 
     #[test]

@@ -63,12 +63,12 @@ impl Limits<'_> {
 
     /// The field that makes `sizes` impossible and why.
     fn problem(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
-        self.too_small(sizes, target)
+        self.out_of_range(sizes, target)
             .or_else(|| self.stream_problem(sizes))
             .or_else(|| self.head_problem(sizes))
     }
 
-    fn too_small(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
+    fn out_of_range(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
         let (fields, source) = (&self.family.fields, self.source);
         let head_dim = fields.head_dim.unwrap_or("head_dim");
         let all = [
@@ -79,8 +79,14 @@ impl Limits<'_> {
             (fields.kv_heads.unwrap_or("kv_heads"), sizes.kv_heads, source.kv_heads),
             (head_dim, target.head_dim.unwrap_or(source.head_dim), source.head_dim),
         ];
-        let (field, got, least) = all.into_iter().find(|(_, got, least)| got < least)?;
-        Some((field, format!("{got} is smaller than the source's {least}")))
+        all.into_iter().find_map(|(field, got, least)| {
+            let problem = match got {
+                _ if got < least => format!("{got} is smaller than the source's {least}"),
+                _ if got > LARGEST => format!("{got} is more than any model has"),
+                _ => return None,
+            };
+            Some((field, problem))
+        })
     }
 
     fn stream_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
@@ -170,8 +176,8 @@ impl Limits<'_> {
                 set(&mut changed, *size);
                 self.problem(&self.follow(&changed), &changed).is_none()
             };
-            let below = (1..now).rev().take(REACH).find(works);
-            let above = (now + 1..).take(REACH).find(works);
+            let below = (1..now.min(LARGEST + 1)).rev().take(REACH).find(works);
+            let above = (now.min(LARGEST) + 1..=LARGEST).take(REACH).find(works);
             let found: Vec<String> =
                 below.into_iter().chain(above).map(|n| n.to_string()).collect();
             if !found.is_empty() {
@@ -190,5 +196,23 @@ impl Limits<'_> {
     }
 }
 
+/// Refuses models that no memory holds.
+///
+/// # Errors
+/// If the model has more than 2³⁶ numbers.
+pub(super) fn check_count(expanded: &Model) -> Result<()> {
+    let sizes = expanded.lenses().into_iter().map(|l| l.rows().saturating_mul(l.cols()));
+    let count = sizes.fold(0, usize::saturating_add);
+    if count <= LARGEST_COUNT {
+        return Ok(());
+    }
+    let problem = format!("the expanded model would have {count} numbers, too many to hold");
+    Err(Error::refused(problem).help("ask for smaller sizes"))
+}
+
+/// No size of a model is larger.
+const LARGEST: usize = 1 << 24;
+/// No expansion has more numbers.
+const LARGEST_COUNT: usize = 1 << 36;
 /// How far from the size asked for another one is looked for.
 const REACH: usize = 1 << 14;

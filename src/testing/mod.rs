@@ -8,6 +8,7 @@
 pub mod inputs;
 pub mod mutants;
 pub mod random;
+pub mod shrink;
 pub mod source;
 pub mod target;
 

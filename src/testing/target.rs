@@ -64,6 +64,9 @@ impl TargetCase {
     /// A random target that can be reached without loss: no size shrinks; Post-LN grows by whole
     /// factors and keeps its depth; under rotary positions the head size grows by whole factors;
     /// every query head of the source finds a place beside a copy of its key/value head.
+    ///
+    /// # Panics
+    /// If the source has no heads or another size of zero, which no legal case has.
     pub fn random(source: &SourceCase, rng: &mut impl Draw) -> TargetCase {
         let free = rng.pick(&[
             FreeParts::Projection,
@@ -94,6 +97,50 @@ impl TargetCase {
             }
         }
         target
+    }
+
+    /// A target that cannot be reached without loss, and why, for testing refusals.
+    ///
+    /// # Panics
+    /// If the source has no heads or another size of zero, which no legal case has.
+    pub fn impossible(source: &SourceCase, rng: &mut impl Draw) -> (TargetCase, &'static str) {
+        let plain = TargetCase::unchanged(source, FreeParts::Projection, 0);
+        let mut choices = Vec::new();
+        let mut add = |why, change: &dyn Fn(&mut TargetCase)| {
+            let mut target = plain.clone();
+            change(&mut target);
+            choices.push((target, why));
+        };
+        add("fewer neurons than the source", &|t| t.intermediate -= 1);
+        add("fewer layers than the source", &|t| t.layers -= 1);
+        match source.architecture {
+            Architecture::Bert => {
+                add("a new layer in a Post-LN model", &|t| t.layers += 1);
+                if source.hidden > 1 {
+                    add("Post-LN at a width that is no multiple", &|t| {
+                        t.head_dim = 1 + source.head_dim;
+                        t.heads = source.heads + usize::from(source.head_dim == 1);
+                        t.heads += usize::from((t.heads * t.head_dim) % source.hidden == 0);
+                        (t.kv_heads, t.hidden) = (t.heads, t.heads * t.head_dim);
+                    });
+                }
+            }
+            Architecture::Llama => {
+                add("a rotary head size that is no multiple", &|t| {
+                    t.head_dim = if source.head_dim == 2 { 3 } else { source.head_dim + 2 };
+                });
+                add("query heads that key/value heads do not divide", &|t| {
+                    (t.heads, t.kv_heads) = (2 * source.heads + 1, 2 * source.kv_heads);
+                });
+                for (heads, kv_heads) in head_choices(source, false) {
+                    add("groups in which a query head finds no place", &|t| {
+                        (t.heads, t.kv_heads) = (heads, kv_heads);
+                    });
+                }
+            }
+            _ => add("heads that do not divide the width", &|t| t.hidden += 1),
+        }
+        rng.pick(&choices)
     }
 
     /// Whether every neuron and every channel of every head has a second copy, so that fan-outs can
@@ -165,24 +212,25 @@ fn grow_apart(source: &SourceCase, target: &mut TargetCase, rng: &mut impl Draw)
     if rng.chance(0.7) {
         target.hidden += rng.between(1, 2 * source.hidden);
     }
-    if rng.chance(0.25) {
+    if rng.chance(0.4) {
         target.head_dim *= rng.between(2, 3);
     }
     if rng.chance(0.6) {
-        let choices = head_choices(source);
+        let choices = head_choices(source, true);
         (target.heads, target.kv_heads) = rng.pick(&choices);
     }
 }
 
 /// Query and key/value head counts up to three times the source's for which every query head of
-/// the source finds a place: a group of `heads/kv_heads` places for each copy of a key/value head,
-/// of which each has at least ⌊kv_heads_T / kv_heads_S⌋.
-fn head_choices(source: &SourceCase) -> Vec<(usize, usize)> {
+/// the source finds a place, or for which one finds none: there is a group of `heads/kv_heads`
+/// places for each copy of a key/value head, of which each has at least ⌊kv_heads_T / kv_heads_S⌋.
+fn head_choices(source: &SourceCase, possible: bool) -> Vec<(usize, usize)> {
     let group = source.heads / source.kv_heads;
     let mut choices = Vec::new();
     for kv_heads in source.kv_heads..=source.heads.max(2 * source.kv_heads) {
         for heads in (source.heads..=3 * source.heads).filter(|h| h.is_multiple_of(kv_heads)) {
-            if kv_heads / source.kv_heads * (heads / kv_heads) >= group {
+            let fits = kv_heads / source.kv_heads * (heads / kv_heads) >= group;
+            if fits == possible {
                 choices.push((heads, kv_heads));
             }
         }

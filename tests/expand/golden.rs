@@ -1,7 +1,7 @@
-//! The golden models and the comparison of an expansion with its source.
+//! The golden models.
 
-use lemon_check::checkpoint::{Checkpoint, Config, Dtype, Tensor};
-use lemon_check::forward::{Input, Output, run_batch};
+use lemon_check::checkpoint::Checkpoint;
+use lemon_check::forward::Input;
 use lemon_check::model::{Model, describe};
 use ndarray::Array3;
 use serde_json::Value;
@@ -31,7 +31,7 @@ pub struct Case {
     pub name: &'static str,
     pub checkpoint: Checkpoint,
     pub model: Model,
-    inputs: Vec<Input>,
+    pub inputs: Vec<Input>,
 }
 
 impl Case {
@@ -39,27 +39,11 @@ impl Case {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
         let golden: Value = serde_json::from_str(&text).unwrap();
-        let checkpoint = open(&folder);
+        let checkpoint = Checkpoint::open(&folder, None).unwrap();
         let model = describe(&checkpoint).unwrap();
         let inputs = golden["inputs"].as_array().unwrap().iter().map(input).collect();
         Case { name, checkpoint, model, inputs }
     }
-}
-
-fn open(folder: &Path) -> Checkpoint {
-    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
-    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensors = stored.tensors().into_iter().map(|(name, view)| {
-        let count = view.shape().iter().product::<usize>();
-        let values = (0..count).map(|i| Dtype::F64.get(view.data(), i));
-        (name, Tensor::from_values(Dtype::F64, view.shape().to_vec(), values))
-    });
-    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
-    Checkpoint::in_memory(folder, config_of(&text), tensors.collect())
-}
-
-pub fn config_of(text: &str) -> Config {
-    Config::parse(Path::new("config.json"), text).unwrap()
 }
 
 fn numbers<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Vec<T> {
@@ -79,35 +63,4 @@ fn input(entry: &Value) -> Input {
         types: entry.get("token_type_ids").map(indices),
         positions: None,
     }
-}
-
-/// Largest difference of any output, as a fraction of the spread of the source's. Of hidden outputs
-/// the first channels are compared: there E is the identity.
-pub fn difference(case: &Case, expanded: &Checkpoint, model: &Model) -> f64 {
-    let wanted = run_batch::<f64>(&case.checkpoint, &case.model, &case.inputs).unwrap();
-    let got = run_batch::<f64>(expanded, model, &case.inputs).unwrap();
-    assert!(!wanted.is_empty() && wanted.len() == got.len());
-    let mut worst = 0.0f64;
-    for (wanted, got) in wanted.iter().zip(&got) {
-        assert_eq!(wanted.outputs.len(), got.outputs.len());
-        for ((wanted, got), about) in wanted.outputs.iter().zip(&got.outputs).zip(&model.outputs) {
-            let same_width = got.values.ncols() == wanted.values.ncols();
-            assert!(same_width || !about.fixed, "{}", about.name);
-            worst = worst.max(difference_of(wanted, got));
-        }
-    }
-    worst
-}
-
-fn difference_of(wanted: &Output<f64>, got: &Output<f64>) -> f64 {
-    let rows = (0..wanted.values.nrows()).filter(|row| wanted.meaningful[*row]);
-    let (mut low, mut high, mut worst) = (f64::INFINITY, f64::NEG_INFINITY, 0.0f64);
-    for row in rows {
-        for (want, got) in wanted.values.row(row).iter().zip(got.values.row(row)) {
-            (low, high) = (low.min(*want), high.max(*want));
-            worst = worst.max((want - got).abs());
-        }
-    }
-    assert!(high > low, "{} is constant", wanted.name);
-    worst / (high - low)
 }

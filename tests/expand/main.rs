@@ -1,14 +1,18 @@
 //! Expansions compute what their sources compute: golden models through the reference forward pass in
 //! f64, to 1e-9 of the spread of the outputs.
 
+mod compare;
 mod golden;
+mod random;
+mod real;
 mod refusals;
 
-use golden::{CASES, Case, config_of, difference};
-use lemon_check::checkpoint::{Checkpoint, Dtype};
+use compare::difference;
+use golden::{CASES, Case};
+use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{Free, NewLayers, Options, Target, expand};
-use lemon_check::model::{Model, describe};
-use ndarray::Array2;
+use lemon_check::model::{Lens, Model, Op, describe};
+use ndarray::{Array2, ArrayView1};
 
 const FREE: [Free; 3] = [Free::Projection, Free::Equal, Free::Zero];
 
@@ -74,7 +78,7 @@ fn check(case: &Case, name: &str, options: &Options) -> Checkpoint {
     let expanded = expand(&case.checkpoint, &case.model, options).unwrap();
     let model = describe(&expanded).unwrap();
     assert_eq!(model.strangers(&expanded), Vec::<&str>::new());
-    let worst = difference(case, &expanded, &model);
+    let worst = difference((&case.checkpoint, &case.model), (&expanded, &model), &case.inputs);
     assert!(worst < 1e-9, "{} {name}: {worst:e} with {options:?}", case.name);
     expanded
 }
@@ -137,9 +141,16 @@ fn epsilon_is_scaled_by_eta_squared_and_survives_the_file() {
     let target = Target { hidden: Some(20), heads: Some(5), ..Target::default() };
     let expanded = check(&case, "eps", &Options { target, ..Options::default() });
     assert_eq!(expanded.config().get("layer_norm_epsilon").unwrap().as_f64(), Some(1e-3 * 0.8));
-    let text = serde_json::to_string(expanded.config().json()).unwrap();
-    let again = config_of(&text);
-    assert_eq!(again.json(), expanded.config().json());
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["folder", "file.safetensors"] {
+        let path = folder.path().join(name);
+        save(&path, expanded.config(), expanded.tensors(), SHARD_LIMIT).unwrap();
+        let opened = Checkpoint::open(&path, None).unwrap();
+        assert_eq!(opened.config().json(), expanded.config().json());
+        let of_file = (&opened, &describe(&opened).unwrap());
+        let worst = difference((&case.checkpoint, &case.model), of_file, &case.inputs);
+        assert!(worst < 1e-9, "{name}: {worst:e}");
+    }
 }
 
 #[test]
@@ -150,7 +161,8 @@ fn an_expansion_with_the_sources_epsilon_is_not_lossless() {
     let mut config = expanded.config().clone();
     config.set("layer_norm_epsilon", 1e-3);
     let wrong = Checkpoint::in_memory("wrong", config, expanded.tensors().clone());
-    assert!(difference(&case, &wrong, &describe(&wrong).unwrap()) > 1e-6);
+    let of_wrong = (&wrong, &describe(&wrong).unwrap());
+    assert!(difference((&case.checkpoint, &case.model), of_wrong, &case.inputs) > 1e-6);
 }
 
 #[test]
@@ -182,8 +194,8 @@ fn a_tied_head_stays_the_token_table_and_its_norm_is_divided_by_the_copies() {
 /// The fan-out of each neuron of layer 0, `[hidden, intermediate]`.
 fn fan_outs(checkpoint: &Checkpoint) -> Array2<f64> {
     let model = describe(checkpoint).unwrap();
-    let ops = model.layers[0].iter().flat_map(|s| &s.branches).map(|b| &b.op);
-    let down = ops.last().unwrap().linears().pop().unwrap().weight.clone();
+    let mut ops = model.layers[0].iter().flat_map(|s| &s.branches).map(|b| &b.op);
+    let down = ops.next_back().unwrap().linears().pop().unwrap().weight.clone();
     down.read(checkpoint).unwrap()
 }
 
@@ -198,6 +210,33 @@ fn only_the_projection_breaks_the_symmetry_of_copied_neurons() {
             let fan_outs = fan_outs(&expand(&case.checkpoint, &case.model, &options).unwrap());
             let same = (0..neurons).filter(|n| fan_outs.column(*n) == fan_outs.column(n + neurons));
             assert_eq!(same.count(), if free == Free::Equal { neurons } else { 0 }, "{name}");
+        }
+    }
+}
+
+#[test]
+fn no_new_head_channel_is_dead() {
+    for (name, head_dim) in [("gpt2-lm", 7), ("llama-untied", 8)] {
+        let case = Case::load(name);
+        let sizes = &case.model.sizes;
+        let target = Target {
+            hidden: Some(sizes.heads * head_dim),
+            head_dim: Some(head_dim),
+            ..Target::default()
+        };
+        for free in FREE {
+            let options = Options { target: target.clone(), free, ..Options::default() };
+            let expanded = expand(&case.checkpoint, &case.model, &options).unwrap();
+            let Op::Attention(attention) =
+                describe(&expanded).unwrap().layers[0][0].branches[0].op.clone()
+            else {
+                panic!("attention comes first")
+            };
+            let rows = |lens: &Lens| lens.read(&expanded).unwrap();
+            let (query, key) = (rows(&attention.query.weight), rows(&attention.key.weight));
+            let is_zero = |row: ArrayView1<f64>| row.iter().all(|v| *v == 0.0);
+            assert!(query.outer_iter().any(is_zero), "{name} {free:?}: new channels are hidden");
+            assert!(!key.outer_iter().any(is_zero), "{name} {free:?}");
         }
     }
 }

@@ -41,6 +41,17 @@ fn a_smaller_size_is_refused() {
 }
 
 #[test]
+fn absurd_sizes_cost_no_memory() {
+    for size in [usize::MAX, 1 << 40] {
+        let target = Target { hidden: Some(size), ..Target::default() };
+        assert_says(&refused("gpt2-lm", &to(target)), &["more than any model has"]);
+    }
+    let target =
+        Target { hidden: Some(12 << 20), intermediate: Some(1 << 24), ..Target::default() };
+    assert_says(&refused("gpt2-lm", &to(target)), &["numbers, too many to hold"]);
+}
+
+#[test]
 fn a_post_norm_stream_grows_only_by_whole_factors_and_not_in_depth() {
     let wide = Target { hidden: Some(20), heads: Some(4), ..Target::default() };
     let message = refused("bert-mlm", &to(wide));

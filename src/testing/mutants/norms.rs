@@ -10,6 +10,9 @@ use rand_chacha::ChaCha8Rng;
 fn eps(pair: &Pair, change: impl Fn(f64, f64) -> f64) -> Change {
     let (before, after) = (&pair.source_model.sizes, &pair.expanded_model.sizes);
     let (Some(source), Some(expanded)) = (before.norm_eps, after.norm_eps) else { return Ok(None) };
+    if source == expanded {
+        return Ok(None);
+    }
     let family = family_of(pair.expanded.config())?;
     let Some(field) = family.fields.norm_eps else { return Ok(None) };
     let mut editor = pair.editor();
@@ -31,7 +34,7 @@ pub(super) fn eps_by_eta(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
 
 /// Multiplies γ of one norm that reads the stream.
 fn gamma(pair: &Pair, factor: f64, rng: &mut ChaCha8Rng) -> Change {
-    let norms = pair.reading_norms();
+    let norms = pair.live_norms();
     if factor == 1.0 || norms.is_empty() {
         return Ok(None);
     }
@@ -50,7 +53,7 @@ pub(super) fn eta_inverted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 }
 
 pub(super) fn gamma_off(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
-    let norms = pair.reading_norms();
+    let norms = pair.live_norms();
     let order = rng.permutation(norms.len());
     let factor = 1.0 + pair.visible(1e-4);
     let seen = pair.residue().unwrap_or(pair.expanded_model.sizes.hidden);
@@ -65,7 +68,7 @@ pub(super) fn gamma_off(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 pub(super) fn beta_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     let Some(first) = pair.residue() else { return Ok(None) };
     let norms: Vec<&Norm> =
-        pair.reading_norms().into_iter().filter(|norm| norm.bias.is_some()).collect();
+        pair.live_norms().into_iter().filter(|norm| norm.bias.is_some()).collect();
     if norms.is_empty() {
         return Ok(None);
     }

@@ -3,7 +3,7 @@
 use super::edit::Editor;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
-use crate::model::{Attention, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Output, Step};
+use crate::model::{Attention, Branch, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Output, Step};
 
 /// A source model and an expansion of it that is right.
 ///
@@ -88,15 +88,30 @@ impl<'a> Pair<'a> {
         attentions.chain(self.mlps().into_iter().map(|m| &m.down)).collect()
     }
 
+    /// Norms that read the stream, without those of branches that write nothing.
+    pub(super) fn live_norms(&self) -> Vec<&'a Norm> {
+        let writes = |branch: &&Branch| match &branch.op {
+            Op::Attention(attention) => self.writes(&attention.output),
+            Op::Mlp(mlp) => self.writes(&mlp.down),
+        };
+        let sublayers = self.expanded_model.layers.iter().flatten();
+        let branches = sublayers.flat_map(|sublayer| &sublayer.branches);
+        branches.filter(writes).filter_map(|b| b.norm.as_ref()).chain(self.last_norms()).collect()
+    }
+
+    /// Norms in front of the outputs.
+    fn last_norms(&self) -> impl Iterator<Item = &'a Norm> + use<'a> {
+        self.expanded_model.outputs.iter().filter_map(|output| match output.steps.first() {
+            Some(Step::Norm(norm)) => Some(norm),
+            _ => None,
+        })
+    }
+
     /// Norms that read the stream: in front of the branches and of the outputs.
     pub(super) fn reading_norms(&self) -> Vec<&'a Norm> {
         let model = self.expanded_model;
         let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
-        let last = model.outputs.iter().filter_map(|output| match output.steps.first() {
-            Some(Step::Norm(norm)) => Some(norm),
-            _ => None,
-        });
-        branches.filter_map(|branch| branch.norm.as_ref()).chain(last).collect()
+        branches.filter_map(|branch| branch.norm.as_ref()).chain(self.last_norms()).collect()
     }
 
     /// Whether every reader of the stream is a LayerNorm, so that a constant over all channels of

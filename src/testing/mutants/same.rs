@@ -121,14 +121,36 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
         }
     }
     for output in &model.outputs {
-        let first = output.steps.iter().find_map(|step| match step {
-            Step::Linear(linear) => Some((&linear.weight, columns)),
-            _ => None,
-        });
-        // A tied table is in the list already.
-        found.extend(first.filter(|entry| !found.contains(entry)));
+        found.extend(head_axes(pair, &output.steps));
     }
     found
+}
+
+/// As [`stream_axes`], for what the steps behind the stream read.
+fn head_axes<'a>(pair: &Pair<'a>, steps: &'a [Step]) -> Vec<(&'a Lens, Axis)> {
+    let (rows, columns) = (Axis(0), Axis(1));
+    let tied = pair.norm_before_tied_head().is_some();
+    let mut linears = steps.iter().filter_map(|step| match step {
+        Step::Linear(linear) => Some(linear),
+        _ => None,
+    });
+    match (linears.next(), linears.next()) {
+        // The tied table is in the list already, so what it reads follows the stream's order.
+        (Some(transform), Some(_)) if tied => {
+            let mut found = vec![(&transform.weight, columns), (&transform.weight, rows)];
+            found.extend(transform.bias.iter().map(|bias| (bias, rows)));
+            let norms = steps.iter().filter_map(|step| match step {
+                Step::Norm(norm) => Some(norm),
+                _ => None,
+            });
+            for norm in norms {
+                found.extend(std::iter::once(&norm.weight).chain(&norm.bias).map(|l| (l, rows)));
+            }
+            found
+        }
+        (Some(_), None) if tied => Vec::new(),
+        (first, _) => first.map(|linear| (&linear.weight, columns)).into_iter().collect(),
+    }
 }
 
 pub(super) fn channels_permuted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {

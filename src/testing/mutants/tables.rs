@@ -28,10 +28,6 @@ pub(super) fn positions_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change
     zero_residue(pair, table(pair, TableIndex::Position))
 }
 
-pub(super) fn types_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    zero_residue(pair, table(pair, TableIndex::TokenType))
-}
-
 pub(super) fn class_token_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
     zero_residue(pair, pair.expanded_model.embedding.class_token.as_ref())
 }

@@ -42,7 +42,7 @@ impl SourceCase {
                 mlp: !llama || rng.chance(0.4),
             },
             scale_by_head: !gpt2 || rng.chance(0.8),
-            scale_by_layer: gpt2 && rng.chance(0.2),
+            scale_by_layer: gpt2 && rng.chance(0.3),
             theta: if llama { rng.pick(&[10_000.0, 500.0, 10.0]) } else { 10_000.0 },
             eps: if timm { 1e-6 } else { rng.pick(&[1e-12, 1e-6, 1e-5, 1e-5, 1e-3, 0.1]) },
             dtype: rng.pick(&[

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 /// The name that in-memory configurations and checkpoints go by in messages.
 const ORIGIN: &str = "generated model";
+/// A larger size than any generated model needs.
+const SIZE_LIMIT: usize = 1 << 18;
 /// More numbers than any generated model needs: a case that asks for more is refused.
-const NUMBERS_LIMIT: usize = 1 << 26;
+const NUMBERS_LIMIT: usize = 1 << 28;
 
 /// The families that cases are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,19 +192,41 @@ impl SourceCase {
         (family_of(&config)?.describe)(&config, &catalog)
     }
 
+    /// Every number that makes the model larger, with its field.
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let image = self.image.unwrap_or(ImageCase { channels: 0, height: 0, width: 0, patch: 0 });
+        vec![
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("intermediate", self.intermediate),
+            ("layers", self.layers),
+            ("vocabulary", self.vocabulary),
+            ("positions", self.positions),
+            ("types", self.types),
+            ("image", image.channels.max(image.height).max(image.width)),
+        ]
+    }
+
     /// The model with its weights, in memory.
     ///
     /// # Errors
-    /// If the case is not legal for its family, or asks for more than 2²⁶ numbers.
+    /// If the case is not legal for its family, says a size above 2¹⁸, or asks for more than 2²⁸
+    /// numbers.
     pub fn build(&self) -> Result<Checkpoint> {
-        if self.layers > 64 {
-            return Err(Error::bad_input("a generated model has at most 64 layers").field("layers"));
+        let advice = "generated models are for tests: make it smaller";
+        if let Some((field, size)) = self.sizes().into_iter().find(|(_, n)| *n > SIZE_LIMIT) {
+            let problem = format!("{size} is more than the {SIZE_LIMIT} that a case may say");
+            return Err(Error::bad_input(problem).field(field).help(advice));
         }
         let model = self.model()?;
-        let sizes = model.lenses().into_iter().map(|l| l.rows().saturating_mul(l.cols()));
-        if sizes.fold(0usize, usize::saturating_add) > NUMBERS_LIMIT {
-            return Err(Error::bad_input("the case asks for more than 2²⁶ weights")
-                .help("generated models are for tests: make it smaller"));
+        let read = model.lenses().into_iter().map(|l| l.rows().saturating_mul(l.cols()));
+        let unread = names::buffers(self)
+            .into_iter()
+            .map(|(_, shape)| shape.into_iter().fold(1, usize::saturating_mul));
+        if read.chain(unread).fold(0usize, usize::saturating_add) > NUMBERS_LIMIT {
+            return Err(Error::bad_input("the case asks for more than 2²⁸ weights").help(advice));
         }
         Ok(Checkpoint::in_memory(ORIGIN, self.config(), weights::tensors(self, &model)))
     }

@@ -4,7 +4,7 @@ use super::{SourceCase, WeightStyle, names};
 use crate::checkpoint::Tensor;
 use crate::model::{Lens, Linear, Model, Norm, Step};
 use crate::testing::random::{Draw, generator};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a stored matrix is for, which decides how large its numbers are.
 #[derive(Clone, Copy)]
@@ -40,32 +40,48 @@ fn draw(style: WeightStyle, role: Role, fan_in: usize, rng: &mut impl Draw) -> f
     }
 }
 
+/// A tensor of which parts have been drawn.
+struct Open {
+    shape: Vec<usize>,
+    values: Vec<f64>,
+    missing: usize,
+}
+
+impl Open {
+    fn new(lens: &Lens) -> Self {
+        let shape: Vec<usize> = lens.stored().iter().map(|d| d.size).collect();
+        let missing = shape.iter().product();
+        Open { shape, values: vec![0.0; missing], missing }
+    }
+}
+
 /// All tensors of `model`, drawn in the order of the computation, then repetitions and buffers.
 pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tensor> {
     let mut rng = generator(case.seed);
-    let mut stored: BTreeMap<&str, (Vec<usize>, Vec<f64>)> = BTreeMap::new();
-    let mut drawn: Vec<&Lens> = Vec::new();
+    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut open: BTreeMap<&str, Open> = BTreeMap::new();
+    let mut drawn: BTreeSet<(&str, usize)> = BTreeSet::new();
     for (lens, role) in roles(model) {
         // A tied table is drawn once, as the table.
-        if drawn.contains(&lens) {
+        let (rows, cols) = (lens.rows(), lens.cols());
+        if rows * cols == 0 || !drawn.insert((lens.name(), lens.position(0, 0))) {
             continue;
         }
-        drawn.push(lens);
-        let shape: Vec<usize> = lens.stored().iter().map(|d| d.size).collect();
-        let count = shape.iter().product();
-        let (_, values) = stored.entry(lens.name()).or_insert_with(|| (shape, vec![0.0; count]));
-        for row in 0..lens.rows() {
-            for col in 0..lens.cols() {
-                values[lens.position(row, col)] = draw(case.weights, role, lens.cols(), &mut rng);
+        let part = open.entry(lens.name()).or_insert_with(|| Open::new(lens));
+        for row in 0..rows {
+            for col in 0..cols {
+                part.values[lens.position(row, col)] = draw(case.weights, role, cols, &mut rng);
             }
         }
+        part.missing -= rows * cols;
+        // A tensor that is complete is rounded at once: a large model is held once, not twice.
+        if part.missing == 0
+            && let Some(Open { shape, values, .. }) = open.remove(lens.name())
+        {
+            let tensor = Tensor::from_values(case.dtype, shape, values);
+            tensors.insert(lens.name().to_string(), tensor);
+        }
     }
-    let mut tensors: BTreeMap<String, Tensor> = stored
-        .into_iter()
-        .map(|(name, (shape, values))| {
-            (name.to_string(), Tensor::from_values(case.dtype, shape, values))
-        })
-        .collect();
     for alias in &model.aliases {
         if let Some(tensor) = tensors.get(&alias.of).cloned() {
             tensors.insert(alias.name.clone(), tensor);

@@ -1,0 +1,119 @@
+//! Random targets are legal, reach what they are meant to reach, and expand without loss.
+
+mod common;
+
+use common::{Models, difference, run};
+use lemon_check::Class;
+use lemon_check::checkpoint::Dtype;
+use lemon_check::testing::random::generator;
+use lemon_check::testing::shrink::smallest;
+use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, inputs};
+use std::collections::BTreeMap;
+
+#[test]
+fn random_targets_are_accepted_and_reach_every_kind_of_growth() {
+    for architecture in Architecture::ALL {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for seed in 0..300 {
+            let models = Models::random(architecture, seed, |_| ()).unwrap();
+            let (source, target) = (&models.source_case, &models.target_case);
+            let mut note = |what, so| *seen.entry(what).or_default() += usize::from(so);
+            note("same width", target.hidden == source.hidden);
+            note("divisible", target.hidden > source.hidden && target.divides(source));
+            note("indivisible", !target.divides(source));
+            note("more heads", target.heads > source.heads);
+            note("larger heads", target.head_dim > source.head_dim);
+            note("more neurons", target.intermediate > source.intermediate);
+            note("deeper", target.layers > source.layers);
+            note("cancelling", target.cancel);
+            note("placed", target.insert_after.is_some());
+            let groups = (source.heads / source.kv_heads, target.heads / target.kv_heads);
+            note("regrouped", groups.0 != groups.1);
+        }
+        let mut least: Vec<(&str, usize)> = vec![
+            ("same width", 20),
+            ("divisible", 40),
+            ("more heads", 50),
+            ("larger heads", 30),
+            ("more neurons", 80),
+        ];
+        if architecture != Architecture::Bert {
+            least.extend([("indivisible", 50), ("deeper", 50), ("cancelling", 5), ("placed", 20)]);
+        }
+        if architecture == Architecture::Llama {
+            least.push(("regrouped", 30));
+        }
+        for (what, count) in least {
+            assert!(seen[what] >= count, "{architecture:?} {what}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_target_reads_back_from_its_json() {
+    let mut rng = generator(7);
+    for architecture in Architecture::ALL {
+        let source = SourceCase::random(architecture, &mut rng);
+        let target = TargetCase::random(&source, &mut rng);
+        let text = serde_json::to_string(&target).unwrap();
+        assert_eq!(serde_json::from_str::<TargetCase>(&text).unwrap(), target);
+    }
+}
+
+#[test]
+fn expansions_in_f64_compute_what_the_source_computes() {
+    for architecture in Architecture::ALL {
+        for seed in 0..100 {
+            let models = Models::random(architecture, seed, |source| {
+                source.dtype = Dtype::F64;
+                source.weights = WeightStyle::Random;
+            })
+            .unwrap();
+            let inputs = inputs::random(&models.source_model, &mut generator(seed));
+            let one = run(&models.source, &models.source_model, &inputs);
+            let other = run(&models.expanded, &models.expanded_model, &inputs);
+            let apart = difference(&one, &other);
+            let right = apart < 1e-9 || models.is_steep();
+            assert!(right, "{architecture:?} {seed}: {apart:e}\n{}", models.replay());
+        }
+    }
+}
+
+#[test]
+fn impossible_targets_are_refused() {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for architecture in Architecture::ALL {
+        for seed in 0..100 {
+            let mut rng = generator(seed);
+            let source = SourceCase::random(architecture, &mut rng);
+            let (target, why) = TargetCase::impossible(&source, &mut rng);
+            let Err(error) = Models::build(source.clone(), target.clone()) else {
+                panic!("{architecture:?} {seed}: {why}, and yet {source:?} became {target:?}");
+            };
+            assert_eq!(error.class(), Class::Refused, "{why}: {error}");
+            *seen.entry(why).or_default() += 1;
+        }
+    }
+    assert_eq!(seen.len(), 8, "{seen:?}");
+}
+
+#[test]
+fn a_failing_pair_shrinks_to_the_least_that_still_fails() {
+    for architecture in Architecture::ALL {
+        let mut rng = generator(5);
+        let mut source = SourceCase::random(architecture, &mut rng);
+        source.intermediate = source.intermediate.max(3);
+        let mut target = TargetCase::random(&source, &mut rng);
+        target.intermediate = 3 * source.intermediate;
+        // What fails here: at least three neurons that become at least five.
+        let (source, target) = smallest((source, target), |(source, target)| {
+            source.intermediate >= 3
+                && target.intermediate >= 5
+                && Models::build(source.clone(), target.clone()).is_ok()
+        });
+        assert_eq!((source.intermediate, target.intermediate), (3, 5));
+        assert_eq!((source.heads, source.layers, target.layers), (1, 1, 1), "{architecture:?}");
+        assert_eq!((target.hidden, target.heads), (source.hidden, 1), "{architecture:?}");
+        assert_eq!(source.hidden, 1, "{architecture:?}");
+    }
+}
