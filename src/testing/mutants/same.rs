@@ -92,7 +92,7 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
     let (rows, columns) = (Axis(0), Axis(1));
     let model = pair.expanded_model;
     let mut found: Vec<(&Lens, Axis)> = Vec::new();
-    fn vectors<'a>(linear: &'a Linear) -> impl Iterator<Item = (&'a Lens, Axis)> {
+    fn vectors(linear: &Linear) -> impl Iterator<Item = (&Lens, Axis)> {
         std::iter::once(&linear.weight).chain(&linear.bias).map(|lens| (lens, Axis(0)))
     }
     found.extend(model.embedding.tables.iter().map(|t| (&t.lens, columns)));
