@@ -1,5 +1,6 @@
 //! Does this larger model compute exactly what the small one computed?
 
+pub mod certify;
 pub mod checkpoint;
 pub mod error;
 pub mod expand;

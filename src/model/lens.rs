@@ -134,6 +134,11 @@ impl Lens {
         self.extent.1
     }
 
+    /// Rows of the whole stored matrix, of which [`Lens::rows`] are selected.
+    pub fn whole_rows(&self) -> usize {
+        self.extent.0
+    }
+
     fn stored_row(&self, row: usize) -> usize {
         self.first + row / self.block * self.stride + row % self.block
     }

@@ -1,0 +1,233 @@
+//! Numbers that carry their rounding bound.
+//!
+//! A stored number `v` is known to `b = u·|v|`; sums and products carry bounds on in quadrature.
+//! A residual is then judged in units of its own bound, with no tolerance to choose per operation.
+
+use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
+
+/// A matrix of numbers, each with the variance of its rounding error (the bound, squared).
+#[derive(Clone, Debug)]
+pub(super) struct Bounded {
+    pub value: Array2<f64>,
+    pub variance: Array2<f64>,
+}
+
+impl Bounded {
+    /// Stored numbers: the bound is `unit·|v|`, and never below `floor`.
+    pub fn stored(value: Array2<f64>, unit: f64, floor: f64) -> Self {
+        let variance = value.mapv(|v| (unit * v.abs()).max(floor).powi(2));
+        Bounded { value, variance }
+    }
+
+    /// Zeros that are known exactly.
+    pub fn zeros(rows: usize, cols: usize) -> Self {
+        Bounded { value: Array2::zeros((rows, cols)), variance: Array2::zeros((rows, cols)) }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.value.nrows()
+    }
+
+    pub fn cols(&self) -> usize {
+        self.value.ncols()
+    }
+
+    /// Multiplies column `j` by `factor[j]` (a matrix of one column).
+    pub fn times_columns(mut self, factor: &Bounded) -> Self {
+        let (f, fv) = (factor.value.column(0), factor.variance.column(0));
+        Zip::from(self.value.rows_mut()).and(self.variance.rows_mut()).par_for_each(
+            |mut values, mut variances| {
+                for j in 0..values.len() {
+                    let v = values[j];
+                    variances[j] = variances[j] * f[j] * f[j] + v * v * fv[j];
+                    values[j] = v * f[j];
+                }
+            },
+        );
+        self
+    }
+
+    /// Multiplies all by an exactly known number.
+    pub fn times(mut self, factor: f64) -> Self {
+        if factor != 1.0 {
+            self.value *= factor;
+            self.variance *= factor * factor;
+        }
+        self
+    }
+
+    /// `self · vector` (a matrix of one column).
+    pub fn apply(&self, vector: &Bounded) -> Bounded {
+        let squares = |m: &Array2<f64>| m.mapv(|v| v * v);
+        let value = self.value.dot(&vector.value);
+        let variance =
+            self.variance.dot(&squares(&vector.value)) + squares(&self.value).dot(&vector.variance);
+        Bounded { value, variance }
+    }
+
+    /// The sum with a matrix of the same shape.
+    pub fn plus(mut self, other: &Bounded) -> Self {
+        self.value += &other.value;
+        self.variance += &other.variance;
+        self
+    }
+
+    /// Removes the mean of every row.
+    pub fn centre_rows(mut self) -> Self {
+        let count = self.cols() as f64;
+        Zip::from(self.value.rows_mut()).and(self.variance.rows_mut()).par_for_each(
+            |mut values, mut variances| {
+                let mean = values.sum() / count;
+                let shared = variances.sum() / (count * count);
+                values -= mean;
+                variances += shared;
+            },
+        );
+        self
+    }
+
+    /// Removes the mean of every column.
+    pub fn centre_columns(mut self) -> Self {
+        let count = self.rows() as f64;
+        let mean = self.value.sum_axis(Axis(0)) / count;
+        let shared = self.variance.sum_axis(Axis(0)) / (count * count);
+        self.value -= &mean;
+        self.variance += &shared;
+        self
+    }
+
+    /// The transposed matrix.
+    pub fn transposed(self) -> Self {
+        let turn = |m: Array2<f64>| m.reversed_axes().as_standard_layout().into_owned();
+        Bounded { value: turn(self.value), variance: turn(self.variance) }
+    }
+
+    /// The rows from `first` on, `count` of them.
+    pub fn slice(&self, first: usize, count: usize) -> Bounded {
+        let range = ndarray::s![first..first + count, ..];
+        Bounded {
+            value: self.value.slice(range).to_owned(),
+            variance: self.variance.slice(range).to_owned(),
+        }
+    }
+
+    /// These columns to the left of others with the same number of rows.
+    pub fn beside(&self, right: &Bounded) -> Bounded {
+        let join = |a: &Array2<f64>, b: &Array2<f64>| {
+            ndarray::concatenate(Axis(1), &[a.view(), b.view()]).expect("equal row counts")
+        };
+        Bounded {
+            value: join(&self.value, &right.value),
+            variance: join(&self.variance, &right.variance),
+        }
+    }
+
+    /// One row with its variances.
+    pub fn row(&self, index: usize) -> Row<'_> {
+        Row { value: self.value.row(index), variance: self.variance.row(index) }
+    }
+
+    /// The mean over the rows, as one row.
+    pub fn mean_row(&self) -> (Array1<f64>, Array1<f64>) {
+        let count = self.rows() as f64;
+        (self.value.sum_axis(Axis(0)) / count, self.variance.sum_axis(Axis(0)) / (count * count))
+    }
+}
+
+/// A row of a [`Bounded`].
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub value: ArrayView1<'a, f64>,
+    pub variance: ArrayView1<'a, f64>,
+}
+
+/// Residuals below this many units of their bound are rounding, above it they are not: bounds add
+/// in quadrature, so 8 is eight standard deviations of the most pessimistic rounding.
+pub(super) const UNITS: f64 = 8.0;
+
+impl Row<'_> {
+    /// Whether every entry is zero within `units` of its bound.
+    pub fn is_zero(&self, units: f64) -> bool {
+        let limit = units * units;
+        self.value.iter().zip(self.variance).all(|(v, variance)| v * v <= limit * variance)
+    }
+
+    /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one. Neither row
+    /// may be zero.
+    pub fn ratio(&self, other: &Row, units: f64) -> Option<Ratio> {
+        let square = other.value.dot(&other.value);
+        if square == 0.0 {
+            return None;
+        }
+        let factor = self.value.dot(&other.value) / square;
+        let error = (0..self.value.len())
+            .map(|i| {
+                let variance = self.variance[i] + factor * factor * other.variance[i];
+                other.value[i].powi(2) * variance
+            })
+            .sum::<f64>()
+            .sqrt()
+            / square;
+        let ratio = Ratio { factor, error };
+        self.equals(other, ratio, units).then_some(ratio)
+    }
+
+    /// Whether `self = ratio·other` within `units` of the bounds.
+    pub fn equals(&self, other: &Row, ratio: Ratio, units: f64) -> bool {
+        let limit = units * units;
+        let Ratio { factor, error } = ratio;
+        (0..self.value.len()).all(|i| {
+            let difference = self.value[i] - factor * other.value[i];
+            let variance = self.variance[i]
+                + factor * factor * other.variance[i]
+                + (error * other.value[i]).powi(2);
+            difference * difference <= limit * variance
+        })
+    }
+}
+
+/// A factor with its bound.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ratio {
+    pub factor: f64,
+    pub error: f64,
+}
+
+impl Ratio {
+    /// Exactly one.
+    pub const ONE: Ratio = Ratio { factor: 1.0, error: 0.0 };
+
+    /// One over this. The factor may not be zero.
+    pub fn inverse(self) -> Ratio {
+        Ratio { factor: 1.0 / self.factor, error: self.error / (self.factor * self.factor) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn a_product_carries_the_bounds_of_both_factors() {
+        let matrix = Bounded::stored(array![[2.0, 4.0]], 0.1, 0.0);
+        let scaled = matrix.times_columns(&Bounded::stored(array![[3.0], [1.0]], 0.1, 0.0));
+        assert_eq!(scaled.value, array![[6.0, 4.0]]);
+        assert!((scaled.variance[[0, 0]] - 2.0 * 0.36).abs() < 1e-12);
+    }
+
+    #[test]
+    fn rows_that_differ_by_a_factor_have_a_ratio() {
+        let rows = Bounded::stored(array![[1.0, -2.0], [3.0, -6.0], [3.0, -6.1]], 1e-9, 0.0);
+        let ratio = |row| rows.row(row).ratio(&rows.row(0), UNITS).map(|ratio| ratio.factor);
+        assert_eq!(ratio(1), Some(3.0));
+        assert_eq!(ratio(2), None);
+    }
+
+    #[test]
+    fn a_number_below_the_floor_is_zero() {
+        let rows = Bounded::stored(array![[1e-17, 0.0], [1e-3, 0.0]], 1e-7, 1e-8);
+        assert!(rows.row(0).is_zero(UNITS));
+        assert!(!rows.row(1).is_zero(UNITS));
+    }
+}

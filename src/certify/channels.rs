@@ -1,0 +1,411 @@
+//! The inside of a sublayer: neurons and heads grouped by what they compute, fan-outs summed.
+//!
+//! A sublayer writes `Σ_c fan_out_c · value_c(x) + bias`, where channel `c` (a neuron, or one value
+//! channel of a head) has a *key* that decides a non-linear factor (a neuron's folded row and bias,
+//! a gate's, an attention pattern) and, where there is one, a *linear* factor (`up` row, value
+//! row). Channels of both models with equal key and linear factors in one direction form a group.
+//! If in every group the expanded fan-outs sum to E times the source's, the sublayers are equal; a
+//! group that the source lacks must sum to zero.
+
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::map::Map;
+use super::pattern::Pattern;
+use super::squares::Residual;
+use ndarray::Array2;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a sublayer writes, channel by channel.
+pub(super) struct Writes {
+    pub keys: Keys,
+    /// Linear factors and, for each channel, its row of them.
+    pub linear: Option<(Bounded, Vec<usize>)>,
+    /// `[hidden, channels]`.
+    pub fan_out: Bounded,
+    /// The constant that is written: `[hidden, 1]`.
+    pub bias: Bounded,
+}
+
+/// What decides a channel's non-linear factor.
+pub(super) enum Keys {
+    /// One folded row with its bias for each channel.
+    Rows(Bounded),
+    /// One pattern for each `n` channels.
+    Patterns(Vec<Pattern>, usize),
+}
+
+/// A channel's group and its factor there; none if it contributes nothing.
+pub(super) type Member = Option<(usize, Ratio)>;
+
+/// The groups of the channels of both models.
+pub(super) struct Groups {
+    /// For each source channel.
+    pub source: Vec<Member>,
+    /// For each expanded channel.
+    pub expanded: Vec<Member>,
+    /// Number of groups.
+    pub count: usize,
+}
+
+/// Groups the channels of a sublayer pair; either may be missing, for a sublayer that stands alone.
+pub(super) fn group(
+    source: Option<&Writes>,
+    expanded: Option<&Writes>,
+    strategy: Strategy,
+) -> Groups {
+    let sides = [source, expanded];
+    let keys = key_groups(sides, strategy);
+    let of = sides.map(|side| side.and_then(|w| w.linear.as_ref()));
+    let items = [0, 1].map(|side| {
+        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys: keys[side].clone() })
+    });
+    let [source, expanded] = cluster(&items, true, strategy);
+    let mut numbers: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    let mut number = |keys: &[usize], linear: Option<Vec<Member>>| -> Vec<Member> {
+        let mut one = |key: usize, direction: usize| {
+            let next = numbers.len();
+            *numbers.entry((key, direction)).or_insert(next)
+        };
+        match linear {
+            None => keys.iter().map(|key| Some((one(*key, 0), Ratio::ONE))).collect(),
+            Some(members) => keys
+                .iter()
+                .zip(members)
+                .map(|(key, member)| member.map(|(d, ratio)| (one(*key, d), ratio)))
+                .collect(),
+        }
+    };
+    let mut members =
+        [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
+    for side in [0, 1] {
+        if let Some((rows, row_of)) = of[side] {
+            drop_zeros(rows, row_of, &mut members, side);
+        }
+    }
+    let [source, expanded] = members;
+    Groups { source, expanded, count: numbers.len() }
+}
+
+/// Takes channels out of groups that the other model lacks if their linear factor is zero within
+/// its bounds: they contribute nothing, whatever their fan-out.
+fn drop_zeros(rows: &Bounded, row_of: &[usize], members: &mut [Vec<Member>; 2], side: usize) {
+    let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
+    for (member, row) in members[side].iter_mut().zip(row_of) {
+        let alone = member.is_some_and(|(group, _)| !others.contains(&group));
+        if alone && rows.row(*row).is_zero(UNITS) {
+            *member = None;
+        }
+    }
+}
+
+/// The group of each channel by its key alone.
+fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<usize>; 2] {
+    let rows = sides.map(|side| match side.map(|w| &w.keys) {
+        Some(Keys::Rows(rows)) => Some(Items::of_rows(rows)),
+        _ => None,
+    });
+    if rows.iter().any(Option::is_some) {
+        let groups = cluster(&rows, false, strategy);
+        return groups.map(|side| side.into_iter().map(|g| g.map_or(0, |g| g.0)).collect());
+    }
+    let mut representatives: Vec<(&Pattern, usize)> = Vec::new();
+    let mut sources = 0;
+    [0, 1].map(|side| {
+        let Some(Writes { keys: Keys::Patterns(patterns, each), .. }) = sides[side] else {
+            return Vec::new();
+        };
+        if side == 0 {
+            sources = patterns.len();
+        }
+        let mut groups = Vec::new();
+        for (head, pattern) in patterns.iter().enumerate() {
+            let units = if side == 0 { strategy.merge } else { UNITS };
+            let mut known =
+                (0..representatives.len()).filter(|g| pattern.equals(representatives[*g].0, units));
+            let place = head.checked_rem(sources);
+            let at_place = |g: &usize| Some(representatives[*g].1) == place;
+            let found = match strategy.by_position {
+                true => {
+                    let all: Vec<usize> = known.collect();
+                    all.iter().copied().find(at_place).or(all.first().copied())
+                }
+                false => known.next(),
+            };
+            let group = found.unwrap_or_else(|| {
+                representatives.push((pattern, if side == 0 { head } else { usize::MAX }));
+                representatives.len() - 1
+            });
+            groups.extend(std::iter::repeat_n(group, *each));
+        }
+        groups
+    })
+}
+
+/// How channels are grouped that rounding can hardly tell apart. Every strategy is sound: channels
+/// are in one group only if they are equal within their bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strategy {
+    /// Units of rounding within which two source channels are one.
+    pub merge: f64,
+    /// Whether, among several groups that a channel fits, the one at its place in a circular
+    /// layout comes first, rather than the nearest.
+    pub by_position: bool,
+}
+
+impl Strategy {
+    /// In the order in which they are tried.
+    pub const ALL: [Strategy; 4] = [
+        Strategy { merge: 0.5, by_position: false },
+        Strategy { merge: 0.5, by_position: true },
+        Strategy { merge: UNITS, by_position: false },
+        Strategy { merge: UNITS, by_position: true },
+    ];
+}
+
+/// Rows to be grouped.
+pub(super) struct Items<'a> {
+    pub rows: &'a Bounded,
+    /// For each item its row.
+    pub of: Vec<usize>,
+    /// Items of different keys are never in one group.
+    pub keys: Vec<usize>,
+}
+
+impl<'a> Items<'a> {
+    /// Every row is an item, all of one key.
+    pub fn of_rows(rows: &'a Bounded) -> Self {
+        Items { rows, of: (0..rows.rows()).collect(), keys: vec![0; rows.rows()] }
+    }
+}
+
+/// Projections by which equal rows are found.
+const PROJECTIONS: usize = 8;
+
+/// A row's projections on fixed directions, and their rounding.
+#[derive(Clone, Copy)]
+struct Signature {
+    value: [f64; PROJECTIONS],
+    error: [f64; PROJECTIONS],
+}
+
+impl Signature {
+    /// Of every row; with `scalable`, of its direction, up to its sign.
+    fn of_rows(rows: &Bounded, scalable: bool) -> Vec<Signature> {
+        let directions =
+            Array2::from_shape_fn((rows.cols(), PROJECTIONS), |(i, p)| direction(i, p));
+        let values = rows.value.dot(&directions);
+        let variances = rows.variance.dot(&directions.mapv(|d| d * d));
+        (0..rows.rows())
+            .map(|row| {
+                let all = rows.value.row(row);
+                let norm = if scalable { all.dot(&all).sqrt() } else { 1.0 };
+                let value = |p: usize| values[[row, p]] / norm;
+                Signature {
+                    value: std::array::from_fn(
+                        |p| if scalable { value(p).abs() } else { value(p) },
+                    ),
+                    error: std::array::from_fn(|p| {
+                        variances[[row, p]].sqrt() / norm + 4.0 * f64::EPSILON * value(p).abs()
+                    }),
+                }
+            })
+            .collect()
+    }
+
+    /// The distance in units of rounding; `None` if the two cannot be of equal rows.
+    fn distance(&self, other: &Signature) -> Option<f64> {
+        let mut sum = 0.0;
+        for p in 0..PROJECTIONS {
+            let delta = (self.value[p] - other.value[p]).abs();
+            let error = self.error[p] + other.error[p];
+            if delta > 2.0 * UNITS * error {
+                return None;
+            }
+            sum += if delta == 0.0 { 0.0 } else { delta / error };
+        }
+        Some(sum)
+    }
+}
+
+/// A number in (−1, 1) that depends on nothing but its index (SplitMix64).
+fn direction(index: usize, projection: usize) -> f64 {
+    let mut z = ((index * PROJECTIONS + projection) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+/// The first item of a group.
+struct Representative {
+    signature: Signature,
+    side: usize,
+    item: usize,
+}
+
+/// Groups equal rows, over both models, the source's first. With `scalable`, rows that are
+/// multiples of one another are one group, each with its factor, and zero rows are in none.
+pub(super) fn cluster(
+    sides: &[Option<Items>; 2],
+    scalable: bool,
+    strategy: Strategy,
+) -> [Vec<Member>; 2] {
+    // Per key: representatives in the order of their first projection.
+    let mut order: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
+    let mut known: Vec<Representative> = Vec::new();
+    let mut widest = 0.0f64;
+    let sources = sides[0].as_ref().map_or(0, |items| items.of.len());
+    [0, 1].map(|side| {
+        let Some(items) = &sides[side] else { return Vec::new() };
+        let signatures = Signature::of_rows(items.rows, scalable);
+        let mut groups = Vec::with_capacity(items.of.len());
+        for (item, (index, key)) in items.of.iter().zip(&items.keys).enumerate() {
+            let row = items.rows.row(*index);
+            if scalable && row.is_zero(0.0) {
+                groups.push(None);
+                continue;
+            }
+            let signature = signatures[*index];
+            let first = signature.value[0];
+            widest = widest.max(signature.error[0]);
+            let reach = 4.0 * UNITS * widest;
+            let order = order.entry(*key).or_default();
+            let from = order.partition_point(|(k, _)| *k < first - reach);
+            let near = order[from..].iter().take_while(|(k, _)| *k <= first + reach);
+            let mut candidates: Vec<(bool, usize, f64, usize)> = near
+                .filter_map(|(_, group)| {
+                    let other = &known[*group];
+                    let distance = signature.distance(&other.signature)?;
+                    let at_place = (side, other.side) == (1, 0)
+                        && Some(other.item) == item.checked_rem(sources);
+                    Some((!(at_place && strategy.by_position), other.side, distance, *group))
+                })
+                .collect();
+            candidates.sort_by(|a, b| {
+                (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
+            });
+            let units = if side == 0 { strategy.merge } else { UNITS };
+            let found = candidates.iter().find_map(|(.., group)| {
+                let other = &known[*group];
+                let others = sides[other.side].as_ref().expect("it has items");
+                let other = others.rows.row(others.of[other.item]);
+                let ratio = match scalable {
+                    true => row.ratio(&other, units)?,
+                    false => row.equals(&other, Ratio::ONE, units).then_some(Ratio::ONE)?,
+                };
+                Some((*group, ratio))
+            });
+            groups.push(Some(found.unwrap_or_else(|| {
+                let group = known.len();
+                let at = order.partition_point(|(k, _)| *k < first);
+                order.insert(at, (first, group));
+                known.push(Representative { signature, side, item });
+                (group, Ratio::ONE)
+            })));
+        }
+        groups
+    })
+}
+
+/// The fan-outs of each group summed: `[hidden, groups]`.
+pub(super) fn group_sums(fan_out: &Bounded, groups: &[Member], count: usize) -> Bounded {
+    let mut sums = Bounded::zeros(fan_out.rows(), count);
+    for row in 0..fan_out.rows() {
+        let (value, variance) = (fan_out.value.row(row), fan_out.variance.row(row));
+        let mut sum = sums.value.row_mut(row);
+        let mut spread = sums.variance.row_mut(row);
+        for (c, group) in groups.iter().enumerate() {
+            if let Some((group, Ratio { factor, error })) = group {
+                sum[*group] += factor * value[c];
+                spread[*group] += factor * factor * variance[c] + (error * value[c]).powi(2);
+            }
+        }
+    }
+    sums
+}
+
+/// The largest relative error of a member's factor.
+fn factor_error(groups: &Groups) -> f64 {
+    let members = groups.source.iter().chain(&groups.expanded).flatten();
+    members.map(|(_, ratio)| ratio.error / ratio.factor.abs()).fold(0.0, f64::max)
+}
+
+/// The two equations of a sublayer pair: fan-outs group by group, and the constant.
+pub(super) struct Equations {
+    pub groups: Groups,
+    pub fan_out: Residual,
+    /// Groups whose column is wrong.
+    pub wrong_groups: Vec<usize>,
+    pub bias: Residual,
+}
+
+/// Holds what two sublayers write against each other. `modulo_one`: up to a constant over the
+/// channels.
+pub(super) fn equations(
+    source: Option<&Writes>,
+    expanded: Option<&Writes>,
+    map: &Map,
+    modulo_one: bool,
+    shared: f64,
+) -> Equations {
+    let grouped = |strategy| {
+        let groups = group(source, expanded, strategy);
+        equations_of(groups, source, expanded, map, modulo_one, shared)
+    };
+    let first = grouped(Strategy::ALL[0]);
+    if first.fan_out.holds() {
+        return first;
+    }
+    // Perhaps channels that are nearly equal were told apart wrongly.
+    let others = Strategy::ALL[1..].iter().map(|strategy| grouped(*strategy));
+    others.into_iter().find(|equations| equations.fan_out.holds()).unwrap_or(first)
+}
+
+fn equations_of(
+    groups: Groups,
+    source: Option<&Writes>,
+    expanded: Option<&Writes>,
+    map: &Map,
+    modulo_one: bool,
+    shared: f64,
+) -> Equations {
+    let sums = |writes: Option<&Writes>, of: &[Member], rows| match writes {
+        Some(writes) => group_sums(&writes.fan_out, of, groups.count),
+        None => Bounded::zeros(rows, groups.count),
+    };
+    let bias = |writes: Option<&Writes>, rows| match writes {
+        Some(writes) => writes.bias.clone(),
+        None => Bounded::zeros(rows, 1),
+    };
+    let lhs = sums(expanded, &groups.expanded, map.expanded());
+    let rhs = map.image(&sums(source, &groups.source, map.source));
+    let shared = shared + map.scale_error + factor_error(&groups);
+    let (fan_out, wrong_groups) = compare(lhs, rhs, modulo_one, shared);
+    let (lhs, rhs) = (bias(expanded, map.expanded()), map.image(&bias(source, map.source)));
+    let (bias, _) = compare(lhs, rhs, modulo_one, shared);
+    Equations { groups, fan_out, wrong_groups, bias }
+}
+
+fn compare(lhs: Bounded, rhs: Bounded, modulo_one: bool, shared: f64) -> (Residual, Vec<usize>) {
+    let plain = Residual::of(&lhs, &rhs, shared);
+    if plain.holds() || !modulo_one {
+        let wrong = wrong_columns(&lhs, &rhs);
+        return (plain, wrong);
+    }
+    let (lhs, rhs) = (lhs.centre_columns(), rhs.centre_columns());
+    let centred = Residual::of(&lhs, &rhs, shared);
+    let wrong = wrong_columns(&lhs, &rhs);
+    let better = centred.holds() || centred.wrong < plain.wrong;
+    (if better { centred } else { plain }, wrong)
+}
+
+fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> Vec<usize> {
+    let limit = UNITS.powi(2);
+    (0..lhs.cols())
+        .filter(|c| {
+            (0..lhs.rows()).any(|r| {
+                let delta = lhs.value[[r, *c]] - rhs.value[[r, *c]];
+                let variance = lhs.variance[[r, *c]] + rhs.variance[[r, *c]];
+                delta.is_nan() || delta * delta > limit * variance
+            })
+        })
+        .collect()
+}

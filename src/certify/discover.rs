@@ -1,0 +1,303 @@
+//! Finding the map of the residual stream: read off the embeddings.
+//!
+//! Every expanded channel is proposed to be a copy of a source channel, the mean, or zero, by
+//! comparing a few rows of each table; several independent samples vote, so that a damaged row or
+//! table cannot hide the map by which it is found to be damaged. A proposal is only a candidate:
+//! the equations that follow judge it on every row.
+
+use super::map::{Entry, Map};
+use super::side::Side;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::model::{Embedding, Lens, TableIndex};
+use ndarray::{Array2, Axis, concatenate};
+
+/// A summand of the embedding, in both models.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    /// `token table` and the like.
+    pub name: &'static str,
+    pub source: &'a Lens,
+    pub expanded: &'a Lens,
+    /// Whether the lens is `[hidden, n]` rather than `[n, hidden]`.
+    pub turned: bool,
+    /// For tables: what selects the row.
+    pub index: Option<TableIndex>,
+}
+
+/// The parts that both embeddings have; `None` if one has a part that the other lacks.
+pub(super) fn parts<'a>(source: &'a Embedding, expanded: &'a Embedding) -> Option<Vec<Part<'a>>> {
+    let mut parts = Vec::new();
+    if source.tables.len() != expanded.tables.len() {
+        return None;
+    }
+    for (s, t) in source.tables.iter().zip(&expanded.tables) {
+        if s.index != t.index {
+            return None;
+        }
+        let name = match s.index {
+            TableIndex::Token => "token table",
+            TableIndex::Position => "position table",
+            TableIndex::TokenType => "token type table",
+        };
+        let index = Some(s.index);
+        parts.push(Part { name, source: &s.lens, expanded: &t.lens, turned: false, index });
+    }
+    let mut pair = |name, source: Option<&'a Lens>, expanded: Option<&'a Lens>, turned| match (
+        source, expanded,
+    ) {
+        (Some(source), Some(expanded)) => {
+            parts.push(Part { name, source, expanded, turned, index: None });
+            true
+        }
+        (None, None) => true,
+        _ => false,
+    };
+    let weight = |e: &'a Embedding| e.patch.as_ref().map(|p| &p.weight);
+    let bias = |e: &'a Embedding| e.patch.as_ref().and_then(|p| p.bias.as_ref());
+    let complete =
+        pair("class token", source.class_token.as_ref(), expanded.class_token.as_ref(), false)
+            && pair("patch convolution", weight(source), weight(expanded), true)
+            && pair("patch bias", bias(source), bias(expanded), true);
+    complete.then_some(parts)
+}
+
+/// The map of the residual stream and how sure it is.
+pub(super) struct Found {
+    /// A map that a lossless expansion could have: where the tables say otherwise, it says what they
+    /// would have to hold, so that their equations fail there.
+    pub map: Map,
+    /// Channels that no sample explains.
+    pub unexplained: usize,
+}
+
+/// Rows of a sample.
+const SAMPLE_ROWS: usize = 16;
+
+/// Finds the map of the stream. `layer_norm`: whether all that reads the stream is a LayerNorm, so
+/// that it only matters up to a constant over the channels.
+pub(super) fn stream_map(
+    source: &Side,
+    expanded: &Side,
+    parts: &[Part],
+    layer_norm: bool,
+) -> Result<Found> {
+    let unit = parts.iter().map(|p| expanded.unit(p.expanded)).fold(0.0, f64::max);
+    let samples = samples(source.checkpoint, expanded.checkpoint, parts)?;
+    let widths = (source.model.sizes.hidden, expanded.model.sizes.hidden);
+    let mut votes = vote(&samples, widths, unit);
+    if layer_norm && votes.iter().filter(|v| v.is_none()).count() * 2 > votes.len() {
+        let centred: Vec<_> =
+            samples.iter().map(|(s, t)| (centred(s.clone()), centred(t.clone()))).collect();
+        votes = vote(&centred, widths, unit);
+    }
+    Ok(settle(votes, widths, layer_norm, unit))
+}
+
+fn centred(mut rows: Array2<f64>) -> Array2<f64> {
+    for mut row in rows.rows_mut() {
+        let mean = row.mean().unwrap_or(0.0);
+        row -= mean;
+    }
+    rows
+}
+
+/// Rows of the source's and of the expanded model's tables.
+type Sample = (Array2<f64>, Array2<f64>);
+
+/// Pairs of row samples `[n, source]`, `[n, expanded]`: two of each part that has rows enough, and
+/// one over all parts.
+fn samples(source: &Checkpoint, expanded: &Checkpoint, parts: &[Part]) -> Result<Vec<Sample>> {
+    let (mut samples, mut firsts) = (Vec::new(), Vec::new());
+    for part in parts {
+        let count = if part.turned { part.source.cols() } else { part.source.rows() };
+        for half in 0..2 {
+            let picked: Vec<usize> = (0..count)
+                .skip(half)
+                .step_by((count / SAMPLE_ROWS).max(2) & !1)
+                .take(SAMPLE_ROWS)
+                .collect();
+            if picked.is_empty() {
+                continue;
+            }
+            let rows = |checkpoint, lens| pick(checkpoint, lens, part.turned, &picked);
+            let pair = (rows(source, part.source)?, rows(expanded, part.expanded)?);
+            if half == 0 {
+                firsts.push(pair.clone());
+            }
+            if picked.len() >= 4 {
+                samples.push(pair);
+            }
+        }
+    }
+    if firsts.len() > 1 || samples.is_empty() {
+        let join = |side: fn(&Sample) -> &Array2<f64>| {
+            let views: Vec<_> = firsts.iter().map(|pair| side(pair).view()).collect();
+            concatenate(Axis(0), &views).expect("equal widths")
+        };
+        samples.push((join(|p| &p.0), join(|p| &p.1)));
+    }
+    Ok(samples)
+}
+
+fn pick(checkpoint: &Checkpoint, lens: &Lens, turned: bool, rows: &[usize]) -> Result<Array2<f64>> {
+    if turned {
+        return Ok(lens.read(checkpoint)?.select(Axis(1), rows).reversed_axes().to_owned());
+    }
+    let mut picked = Array2::zeros((rows.len(), lens.cols()));
+    for (row, mut out) in rows.iter().zip(picked.outer_iter_mut()) {
+        out.assign(&lens.read_rows(checkpoint, *row, 1)?.row(0));
+    }
+    Ok(picked)
+}
+
+type Proposal = Option<(Entry, f64)>;
+
+/// What each sample proposes for each channel, and the proposal that most agree on.
+fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> {
+    let proposals: Vec<Vec<Proposal>> = samples.iter().map(|(s, t)| propose(s, t, unit)).collect();
+    (0..widths.1)
+        .map(|channel| {
+            let cast: Vec<(Entry, f64)> = proposals.iter().filter_map(|p| p[channel]).collect();
+            let rank = |entry: &Entry| match entry {
+                Entry::Copy { .. } => 2,
+                Entry::Mean => 1,
+                Entry::Zero => 0,
+            };
+            let votes = |entry: &Entry| cast.iter().filter(|(e, _)| e == entry).count();
+            let best = cast.iter().map(|(e, _)| *e).max_by_key(|e| (votes(e), rank(e)))?;
+            let mut ratios: Vec<f64> =
+                cast.iter().filter(|(e, _)| *e == best).map(|(_, r)| *r).collect();
+            ratios.sort_by(f64::total_cmp);
+            Some((best, ratios[ratios.len() / 2]))
+        })
+        .collect()
+}
+
+/// For every column of `t` the column of `s` that it is a multiple of, with the ratio.
+fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
+    let norm = |m: &Array2<f64>| m.map_axis(Axis(0), |c| c.dot(&c).sqrt());
+    let (s_norm, t_norm) = (norm(s), norm(t));
+    let scaled = |m: &Array2<f64>, norms: &ndarray::Array1<f64>| {
+        m / &norms.mapv(|n| if n > 0.0 { n } else { f64::INFINITY })
+    };
+    let directions = scaled(s, &s_norm);
+    let mean = s.mean_axis(Axis(1)).expect("at least one column");
+    let mean_norm = mean.dot(&mean).sqrt();
+    // The angle by which rounding turns a column, with room for the bounds of both.
+    let angle = 16.0 * unit + 1e-7;
+    let least = 1.0 - angle * angle / 2.0;
+    let typical = (t.iter().map(|v| v * v).sum::<f64>() / t.ncols().max(1) as f64).sqrt();
+    let mut used = vec![0usize; s.ncols()];
+    let turned = scaled(t, &t_norm).reversed_axes();
+    let mut proposals = Vec::with_capacity(t.ncols());
+    for start in (0..t.ncols()).step_by(512) {
+        let block = turned.slice(ndarray::s![start..t.ncols().min(start + 512), ..]);
+        let cosines = block.dot(&directions);
+        for (offset, row) in cosines.outer_iter().enumerate() {
+            let channel = start + offset;
+            if t_norm[channel] <= 16.0 * unit * typical {
+                proposals.push(Some((Entry::Zero, 1.0)));
+                continue;
+            }
+            let position = channel % s.ncols();
+            let matching = |j: &usize| row[*j].abs() >= least;
+            let of = Some(position)
+                .filter(matching)
+                .or_else(|| (0..s.ncols()).filter(matching).min_by_key(|j| used[*j]));
+            if let Some(of) = of {
+                used[of] += 1;
+                let entry = Entry::Copy { of, sign: row[of].signum() };
+                proposals.push(Some((entry, t_norm[channel] / s_norm[of])));
+                continue;
+            }
+            let cosine = mean.dot(&block.row(offset)) / mean_norm;
+            let is_mean = cosine >= least;
+            proposals.push(is_mean.then(|| (Entry::Mean, t_norm[channel] / mean_norm)));
+        }
+    }
+    proposals
+}
+
+/// Turns votes into a map that a lossless expansion could have.
+fn settle(
+    votes: Vec<Proposal>,
+    (source, expanded): (usize, usize),
+    layer_norm: bool,
+    unit: f64,
+) -> Found {
+    let unexplained = votes.iter().filter(|v| v.is_none()).count();
+    let (scale, scale_error) = common_scale(&votes, unit);
+    let residue = if layer_norm { Entry::Mean } else { Entry::Zero };
+    let whole = expanded / source * source;
+    let layout = |channel: usize| match channel < whole {
+        true => Entry::Copy { of: channel % source, sign: 1.0 },
+        false => residue,
+    };
+    // A ratio that is not the common one is no copy of the same map.
+    let fits = |ratio: f64| (ratio / scale - 1.0).abs() <= 64.0 * unit + 1e-6;
+    let mut entries: Vec<Entry> = votes
+        .iter()
+        .enumerate()
+        .map(|(channel, vote)| match vote {
+            Some((Entry::Copy { of, sign }, ratio)) if fits(*ratio) => match layer_norm {
+                true if *sign < 0.0 => layout(channel),
+                _ => Entry::Copy { of: *of, sign: *sign },
+            },
+            Some((Entry::Copy { .. }, _)) | None => layout(channel),
+            Some(_) => residue,
+        })
+        .collect();
+    even_out(&mut entries, source, residue);
+    Found { map: Map { source, entries, scale, scale_error }, unexplained }
+}
+
+/// Gives every source channel the number of copies that most have.
+fn even_out(entries: &mut [Entry], source: usize, residue: Entry) {
+    let mut copies = vec![Vec::new(); source];
+    for (channel, entry) in entries.iter().enumerate() {
+        if let Entry::Copy { of, .. } = entry {
+            copies[*of].push(channel);
+        }
+    }
+    let most = entries.len() / source;
+    let has = |k: usize| copies.iter().filter(|c| c.len() == k).count();
+    let usual = (1..=most).max_by_key(|k| (has(*k), *k)).unwrap_or(1);
+    let mut free: Vec<usize> = Vec::new();
+    for channels in &mut copies {
+        free.extend(channels.drain(usual.min(channels.len())..));
+    }
+    free.iter().for_each(|channel| entries[*channel] = residue);
+    for (of, channels) in copies.iter().enumerate() {
+        for _ in channels.len()..usual {
+            let spare = |c: &usize| entries[*c] == residue;
+            let at_its_place =
+                (of..entries.len()).step_by(source).find(|c| spare(c) && *c < usual * source);
+            let Some(channel) = at_its_place.or_else(|| (0..entries.len()).find(spare)) else {
+                return;
+            };
+            entries[channel] = Entry::Copy { of, sign: 1.0 };
+        }
+    }
+}
+
+/// The factor that copies have in common, and its relative error: exactly 1 where rounding cannot
+/// tell it from 1.
+fn common_scale(votes: &[Proposal], unit: f64) -> (f64, f64) {
+    let mut ratios: Vec<f64> = votes
+        .iter()
+        .filter_map(|vote| match vote {
+            Some((Entry::Copy { .. }, ratio)) => Some(*ratio),
+            _ => None,
+        })
+        .collect();
+    if ratios.is_empty() {
+        return (1.0, 0.0);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios[ratios.len() / 2];
+    if (median - 1.0).abs() <= unit {
+        return (1.0, 0.0);
+    }
+    (median, 2.0 * unit / (ratios.len() as f64).sqrt())
+}

@@ -1,0 +1,139 @@
+//! Naming the tensor and the mistake behind an equation that fails.
+
+use super::bounded::Bounded;
+use super::map::{Entry, Map};
+use super::reader::Reader;
+use super::squares::Residual;
+use crate::error::Result;
+use crate::model::{Lens, Linear, Norm};
+
+/// A tensor that is wrong by itself, and where.
+pub(super) struct Blame<'a> {
+    pub tensor: &'a Lens,
+    pub source_tensor: &'a Lens,
+    /// Row and column in the expanded lens.
+    pub at: (usize, usize),
+    pub residual: Residual,
+    pub cause: Option<String>,
+}
+
+/// The words for a residual that is a constant ratio: `2.0000 times too large everywhere`, with the
+/// name of the ratio if it is one of `known`.
+pub(super) fn constant_ratio(residual: &Residual, known: &[(f64, &str)]) -> Option<String> {
+    let factor = residual.factor();
+    let plain = residual.wrong * 2 > residual.entries
+        && residual.relative_after_factor() <= 0.01 * (factor - 1.0).abs();
+    if !plain || !factor.is_finite() {
+        return None;
+    }
+    let named = known.iter().find(|(ratio, _)| (factor / ratio - 1.0).abs() < 1e-3);
+    let name = named.map_or(String::new(), |(_, name)| format!(": {name}"));
+    Some(match factor {
+        f if f < 0.0 => format!("{f:.4} times what it must be everywhere{name}"),
+        f if f < 1e-6 => format!("zero everywhere{name}"),
+        f if f < 1.0 => format!("{:.4} times too small everywhere{name}", 1.0 / f),
+        f => format!("{f:.4} times too large everywhere{name}"),
+    })
+}
+
+/// Whether the expanded norm is not the source's, scaled and copied: then a reader that is as it
+/// should be reads wrong values. γ first, then β. `divisor` is what γ and β are divided by on
+/// purpose (the tied head's factor), 1 elsewhere.
+pub(super) fn norm_fault<'a>(
+    (source, expanded): (&Reader<'a>, &Reader<'a>),
+    divisor: f64,
+) -> Result<Option<Blame<'a>>> {
+    let (Some(s), Some(t)) = (source.norm, expanded.norm) else { return Ok(None) };
+    let Some((map, factor)) = expanded.through else { return Ok(None) };
+    let readers = (source, expanded);
+    if let Some(mut blame) = vector_fault(readers, map, (&s.weight, &t.weight), factor * divisor)? {
+        blame.cause = blame.cause.or_else(|| ratio_of_norm(&blame.residual, s, map, divisor));
+        return Ok(Some(blame));
+    }
+    match (&s.bias, &t.bias) {
+        (Some(s), Some(t)) => vector_fault(readers, map, (s, t), divisor),
+        _ => Ok(None),
+    }
+}
+
+fn ratio_of_norm(residual: &Residual, norm: &Norm, map: &Map, divisor: f64) -> Option<String> {
+    let eta = super::stream::eta_squared(map, norm.kind)?.sqrt() / map.scale;
+    let known = [
+        (1.0 / eta, "eta is missing"),
+        (eta, "eta is there twice"),
+        (1.0 / (eta * eta), "eta is inverted"),
+        (divisor, "the factor of the tied head is missing"),
+        (divisor / eta, "eta and the factor of the tied head are missing"),
+    ];
+    constant_ratio(residual, &known)
+}
+
+/// Compares `factor · expanded` with the copies of a source vector; means and zeros: only a bias
+/// must be zero there, and only in a LayerNorm, whose mean channels normalise to zero.
+fn vector_fault<'a>(
+    (source, expanded): (&Reader<'a>, &Reader<'a>),
+    map: &Map,
+    (s, t): (&'a Lens, &'a Lens),
+    factor: f64,
+) -> Result<Option<Blame<'a>>> {
+    let unsigned = Map {
+        source: map.source,
+        entries: map.entries.iter().map(unsigned).collect(),
+        scale: 1.0,
+        scale_error: 0.0,
+    };
+    let mut lhs = expanded.side.read(t)?.times(factor);
+    let is_weight = expanded.norm.is_some_and(|norm| norm.weight == *t);
+    for (i, entry) in unsigned.entries.iter().enumerate() {
+        if *entry == Entry::Zero && is_weight {
+            (lhs.value[[i, 0]], lhs.variance[[i, 0]]) = (0.0, 0.0);
+        }
+    }
+    let residual = Residual::of(&lhs, &unsigned.image(&source.side.read(s)?), 0.0);
+    if residual.wrong == 0 {
+        return Ok(None);
+    }
+    let (at, cause) = (residual.worst, constant_ratio(&residual, &[]));
+    let cause = cause.filter(|_| !is_weight);
+    Ok(Some(Blame { tensor: t, source_tensor: s, at, residual, cause }))
+}
+
+fn unsigned(entry: &Entry) -> Entry {
+    match entry {
+        Entry::Copy { of, .. } => Entry::Copy { of: *of, sign: 1.0 },
+        Entry::Mean | Entry::Zero => Entry::Zero,
+    }
+}
+
+/// Compares one folded row with bias (`[1, d_source + 1]`) of the expanded model with the source's,
+/// and says which stored number differs most.
+pub(super) fn row_fault<'a>(
+    (source, expanded): (&Reader<'a>, &Reader<'a>),
+    linears: (&'a Linear, &'a Linear),
+    rows: (&Bounded, &Bounded),
+    row: usize,
+) -> Option<Blame<'a>> {
+    let residual = Residual::of(rows.1, rows.0, source.shared());
+    if residual.holds() {
+        return None;
+    }
+    let width = rows.0.cols() - 1;
+    let column = residual.worst.1;
+    let pair = if column == width {
+        linears.1.bias.as_ref().zip(linears.0.bias.as_ref()).map(|(t, s)| (t, s, 0))
+    } else {
+        None
+    };
+    let channel = |of: usize| match expanded.through {
+        Some((map, _)) => map
+            .entries
+            .iter()
+            .position(|e| matches!(e, Entry::Copy { of: o, .. } if *o == of))
+            .unwrap_or(of),
+        None => of,
+    };
+    let (tensor, source_tensor, col) =
+        pair.unwrap_or((&linears.1.weight, &linears.0.weight, channel(column.min(width - 1))));
+    let cause = constant_ratio(&residual, &[]);
+    Some(Blame { tensor, source_tensor, at: (row, col), residual, cause })
+}

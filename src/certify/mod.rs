@@ -1,0 +1,311 @@
+//! The certificate: a proof of losslessness from the weights alone, for all inputs.
+//!
+//! For each activation space of the source there is a linear map `E` to the matching space of the
+//! expanded model with `x_T = E x_S` for every input. The expanded model computes what the source
+//! computes if every operation commutes with these maps. Each such *square* is an equation between
+//! weights; squares compose, so if all hold and the last map is the identity on the logits, the two
+//! models are equal as functions. No input is sampled.
+//!
+//! | equation | where |
+//! | --- | --- |
+//! | embeddings: `Emb_T = Emb_S Eᵀ` | `stream` |
+//! | norm and its readers, with γ and β folded in | `reader` |
+//! | neurons and heads grouped by what they compute, fan-outs summed | `channels`, `pattern` |
+//! | sublayers that write nothing | `align`, `sublayer` |
+//! | `ε_T = η² ε_S` | `sublayer` |
+//! | heads | `outputs` |
+//!
+//! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
+//! which the models differ, which [`crate::check`] does.
+
+mod align;
+mod blame;
+mod bounded;
+mod certificate;
+mod channels;
+mod discover;
+mod explain;
+mod map;
+mod ops;
+mod outputs;
+mod pattern;
+mod reader;
+mod side;
+mod squares;
+mod stream;
+mod sublayer;
+
+pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::model::{Model, Norm, NormKind, Step, Sublayer};
+use align::Pair;
+use map::Map;
+use rayon::prelude::*;
+use side::Side;
+use squares::Ledger;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use stream::{Stream, written_map};
+use sublayer::{NO_NORM, Network, kind};
+
+/// Holds every equation against the weights of two models.
+///
+/// `progress` is called with the bytes of weights read so far and in all; it may be called from
+/// several threads, and the first may exceed the second where an equation must be held twice.
+///
+/// # Errors
+/// If a tensor cannot be read, or holds a number that is not finite.
+pub fn certify(
+    source: (&Checkpoint, &Model),
+    expanded: (&Checkpoint, &Model),
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Certificate> {
+    let total = bytes(source) + bytes(expanded);
+    let done = AtomicU64::new(0);
+    let count = |read: u64| progress(done.fetch_add(read, Ordering::Relaxed) + read, total);
+    let cap = Side::coarsest_unit(expanded.0, expanded.1);
+    let sides = (
+        Side::new(source.0, source.1, cap, &count),
+        Side::new(expanded.0, expanded.1, cap, &count),
+    );
+    let mut ledger = Ledger::new();
+    hold_all(&sides.0, &sides.1, &mut ledger)?;
+    consumed(&sides.0, "source", &mut ledger);
+    consumed(&sides.1, "expanded", &mut ledger);
+    let mut certificate = ledger.certificate;
+    keep_first_of_each_epsilon(&mut certificate);
+    Ok(certificate)
+}
+
+fn bytes((checkpoint, model): (&Checkpoint, &Model)) -> u64 {
+    let names: BTreeSet<&str> = model.lenses().iter().map(|lens| lens.name()).collect();
+    let tensors = names.into_iter().filter_map(|name| checkpoint.tensor(name).ok());
+    tensors.map(|tensor| tensor.bytes().len() as u64).sum()
+}
+
+fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
+    let (s, t) = (source.model, expanded.model);
+    let Some(parts) = discover::parts(&s.embedding, &t.embedding) else {
+        ledger.unknown("embedding", "the two models embed their input in different ways");
+        return Ok(());
+    };
+    let layer_norm = reads_by_layer_norm_alone(s) && reads_by_layer_norm_alone(t);
+    let network = Network { source, expanded, layer_norm };
+    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
+    if found.unexplained * 2 > found.map.expanded() {
+        let reason = format!(
+            "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \
+             source channel nor the mean nor zero",
+            found.unexplained,
+            found.map.expanded()
+        );
+        ledger.unknown("embedding", reason);
+    }
+    ledger.map("hidden", found.map.words());
+    Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
+
+    let mut map = found.map;
+    match (&s.embedding.norm, &t.embedding.norm) {
+        (None, None) => {}
+        (Some(a), Some(b)) => {
+            network.epsilon(&map, (a, b), "embedding norm", ledger);
+            match written_map((source, expanded), &map, (a, b), "embedding norm", ledger)? {
+                Some(written) => map = written,
+                None => ledger.unknown("embedding norm", NO_NORM),
+            }
+        }
+        _ => ledger.unknown("embedding norm", "only one of the two models has it"),
+    }
+    let map = layers(&network, map, ledger)?;
+    if s.outputs.len() != t.outputs.len() {
+        ledger.unknown("outputs", "the two models return different things");
+    }
+    for (a, b) in s.outputs.iter().zip(&t.outputs) {
+        ledger.append(network.output(&map, a, b)?);
+    }
+    Ok(())
+}
+
+/// Whether a constant over the channels, added to the stream, changes nothing: all that reads a sum
+/// on the stream is a LayerNorm.
+fn reads_by_layer_norm_alone(model: &Model) -> bool {
+    let mut sublayers = model.layers.iter().flatten();
+    let guarded = sublayers
+        .all(|s| s.post_norm.is_some() || s.branches.iter().all(|branch| branch.norm.is_some()));
+    let post_norm = |s: &Sublayer| s.post_norm.is_some();
+    let last_is_norm = model.layers.last().and_then(|l| l.last()).is_some_and(post_norm);
+    let first_step = |steps: &[Step]| {
+        steps.iter().find(|step| !matches!(step, Step::First)).is_some_and(is_norm)
+    };
+    let outputs = last_is_norm || model.outputs.iter().all(|output| first_step(&output.steps));
+    guarded && outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
+}
+
+fn is_norm(step: &Step) -> bool {
+    matches!(step, Step::Norm(_))
+}
+
+/// All norms of a model.
+fn norms(model: &Model) -> Vec<&Norm> {
+    let sublayers = model.layers.iter().flatten();
+    let inner = sublayers.flat_map(|sublayer| {
+        sublayer.branches.iter().filter_map(|b| b.norm.as_ref()).chain(&sublayer.post_norm)
+    });
+    let steps = model.outputs.iter().flat_map(|output| &output.steps);
+    let last = steps.filter_map(|step| match step {
+        Step::Norm(norm) => Some(norm),
+        _ => None,
+    });
+    model.embedding.norm.iter().chain(inner).chain(last).collect()
+}
+
+/// Holds the layers; gives the map of the stream behind the last.
+fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
+    let sublayers = |model: &Model| -> Vec<Sublayer> { model.layers.concat() };
+    let (s, t) = (sublayers(network.source.model), sublayers(network.expanded.model));
+    let places = places(network.expanded.model);
+    if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
+        return post_norm_layers(network, map, (&s, &t), &places, ledger);
+    }
+    let views = (s.iter().collect::<Vec<_>>(), t.iter().collect::<Vec<_>>());
+    let align = || {
+        let sides = (network.source, network.expanded);
+        align::align(sides, (&views.0, &views.1), &map, network.layer_norm)
+    };
+    let in_order = align::in_order(s.len());
+    let pairs = if s.len() == t.len() { in_order.clone() } else { align()? };
+    let mut found = hold_pairs(network, &map, (&s, &t), &pairs, &places)?;
+    if found.failed() > 0 && s.len() == t.len() {
+        // Perhaps sublayers that write nothing stand at different places.
+        let other = align()?;
+        if other != in_order {
+            let again = hold_pairs(network, &map, (&s, &t), &other, &places)?;
+            if again.failed() < found.failed() {
+                found = again;
+            }
+        }
+    }
+    let inserted: Vec<&str> = pairs
+        .iter()
+        .filter_map(|pair| match pair {
+            (None, Some(j)) => Some(places[*j].as_str()),
+            _ => None,
+        })
+        .collect();
+    if !inserted.is_empty() {
+        ledger.map("depth", format!("inserted, writing nothing: {}", inserted.join(", ")));
+    }
+    ledger.append(found);
+    Ok(map)
+}
+
+fn places(model: &Model) -> Vec<String> {
+    let layers = model.layers.iter().enumerate();
+    layers
+        .flat_map(|(i, layer)| layer.iter().map(move |s| format!("layer {i} {}", kind(s))))
+        .collect()
+}
+
+fn hold_pairs(
+    network: &Network,
+    map: &Map,
+    (s, t): (&[Sublayer], &[Sublayer]),
+    pairs: &[Pair],
+    places: &[String],
+) -> Result<Ledger> {
+    let ledgers: Vec<Result<Ledger>> = pairs
+        .par_iter()
+        .map(|pair| match *pair {
+            (Some(i), Some(j)) => network.pair(map, (&s[i], &t[j]), &places[j]),
+            (None, Some(j)) => network.alone(map, &t[j], true, &places[j]),
+            (Some(i), None) => {
+                let place = format!("the source's sublayer {i} ({})", kind(&s[i]));
+                network.alone(map, &s[i], false, &place)
+            }
+            (None, None) => Ok(Ledger::new()),
+        })
+        .collect();
+    let mut all = Ledger::new();
+    for ledger in ledgers {
+        all.append(ledger?);
+    }
+    Ok(all)
+}
+
+/// Layers whose norms write the stream: every norm starts a new map, in order.
+fn post_norm_layers(
+    network: &Network,
+    first: Map,
+    (s, t): (&[Sublayer], &[Sublayer]),
+    places: &[String],
+    ledger: &mut Ledger,
+) -> Result<Map> {
+    if s.len() != t.len() {
+        ledger.unknown(
+            "depth",
+            format!(
+                "a norm behind every sublayer makes {} layers out of {} something else, up to ε: \
+                 no lossless depth expansion is known",
+                network.expanded.model.layers.len(),
+                network.source.model.layers.len()
+            ),
+        );
+        return Ok(first);
+    }
+    let sides = (network.source, network.expanded);
+    let mut maps = vec![first];
+    let mut norms = Vec::new();
+    for (i, (a, b)) in s.iter().zip(t).enumerate() {
+        let map = maps[i].clone();
+        let mut found = Ledger::new();
+        maps.push(match (&a.post_norm, &b.post_norm) {
+            (Some(a), Some(b)) => {
+                network.epsilon(&map, (a, b), &places[i], &mut found);
+                match written_map(sides, &map, (a, b), &places[i], &mut found)? {
+                    Some(written) => written,
+                    None => {
+                        found.unknown(&places[i], NO_NORM);
+                        map
+                    }
+                }
+            }
+            (None, None) => map,
+            _ => {
+                found.unknown(&places[i], "only one of the two has a norm behind it");
+                map
+            }
+        });
+        norms.push(found);
+    }
+    let ledgers: Vec<Result<Ledger>> = (0..s.len())
+        .into_par_iter()
+        .map(|i| network.pair(&maps[i], (&s[i], &t[i]), &places[i]))
+        .collect();
+    for (sublayer, norm) in ledgers.into_iter().zip(norms) {
+        ledger.append(sublayer?);
+        ledger.append(norm);
+    }
+    Ok(maps.pop().expect("at least the first"))
+}
+
+/// A tensor that no equation has read is a reason to be undecided.
+fn consumed(side: &Side, which: &str, ledger: &mut Ledger) {
+    for name in side.unread() {
+        ledger.unknown(format!("{which} tensor `{name}`"), "no equation has read it");
+    }
+    for name in side.model.strangers(side.checkpoint) {
+        let reason = "it is no part of the model that the configuration describes";
+        ledger.unknown(format!("{which} tensor `{name}`"), reason);
+    }
+}
+
+/// One configuration field serves all norms: tell its failure once.
+fn keep_first_of_each_epsilon(certificate: &mut Certificate) {
+    let mut told = BTreeSet::new();
+    certificate.failures.retain(|failure| {
+        failure.reach != Reach::Epsilon
+            || told.insert((failure.tensor.clone(), failure.expected.to_bits()))
+    });
+}

@@ -1,0 +1,84 @@
+//! What attention and MLP write, channel by channel.
+
+use super::bounded::Bounded;
+use super::channels::{Keys, Writes};
+use super::pattern::patterns;
+use super::reader::{Folded, Reader};
+use crate::error::Result;
+use crate::model::{Attention, Mlp, Op};
+
+/// Reads what `op` writes, as a function of the source's stream.
+pub(super) fn writes(reader: &Reader, op: &Op) -> Result<Writes> {
+    match op {
+        Op::Attention(attention) => attention_writes(reader, attention),
+        Op::Mlp(mlp) => mlp_writes(reader, mlp),
+    }
+}
+
+/// A neuron's key is its folded row with its bias; with a gate, the gate's, and `up` is linear.
+fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
+    let key = reader.fold(mlp.gate.as_ref().unwrap_or(&mlp.up))?.joined();
+    let linear = match &mlp.gate {
+        Some(_) => {
+            let up = reader.fold(&mlp.up)?.joined();
+            let own = (0..up.rows()).collect();
+            Some((up, own))
+        }
+        None => None,
+    };
+    Ok(Writes {
+        keys: Keys::Rows(key),
+        linear,
+        fan_out: reader.side.read(&mlp.down.weight)?,
+        bias: reader.side.bias(&mlp.down)?,
+    })
+}
+
+/// A value channel's key is its head's pattern. The rows of a softmax sum to one, so the value bias
+/// adds the constant `Σ_h W_O^h b_V^h` to the output bias.
+fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
+    let query = reader.fold(&attention.query)?;
+    let key = reader.fold(&attention.key)?;
+    let Folded { weight: values, bias: value_bias } = reader.fold(&attention.value)?;
+    let fan_out = reader.side.read(&attention.output.weight)?;
+    let of: Vec<usize> = value_rows(attention);
+    let mut constants = Bounded::zeros(of.len(), 1);
+    for (channel, row) in of.iter().enumerate() {
+        constants.value[[channel, 0]] = value_bias.value[[*row, 0]];
+        constants.variance[[channel, 0]] = value_bias.variance[[*row, 0]];
+    }
+    let bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
+    Ok(Writes {
+        keys: Keys::Patterns(patterns(attention, &query, &key), attention.head_dim),
+        linear: Some((values, of)),
+        fan_out,
+        bias,
+    })
+}
+
+/// For each channel of the heads, laid end to end, the row of the value projection.
+pub(super) fn value_rows(attention: &Attention) -> Vec<usize> {
+    let (size, group) = (attention.head_dim, attention.heads / attention.kv_heads);
+    (0..attention.heads * size).map(|c| c / size / group * size + c % size).collect()
+}
+
+/// Why two ops cannot be compared at all, if they cannot.
+pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<String> {
+    match (source, expanded) {
+        (Op::Mlp(s), Op::Mlp(t)) => {
+            if s.activation != t.activation {
+                let (s, t) = (s.activation, t.activation);
+                return Some(format!("the activation is {s:?} in the source, here {t:?}"));
+            }
+            (s.gate.is_some() != t.gate.is_some()).then(|| "only one of the two is gated".into())
+        }
+        (Op::Attention(s), Op::Attention(t)) => {
+            if s.causal != t.causal {
+                return Some("only one of the two is causal".into());
+            }
+            (s.rotary.is_some() != t.rotary.is_some())
+                .then(|| "only one of the two has rotary positions".into())
+        }
+        _ => Some("attention stands against a feed-forward network".into()),
+    }
+}

@@ -1,0 +1,301 @@
+//! From the stream to what the models return.
+
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::channels::{Items, Member, Strategy, cluster};
+use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
+use super::map::{Entry, Map};
+use super::reader::{Folded, Reader, readers};
+use super::squares::{Ledger, Residual};
+use super::stream::written_map;
+use super::sublayer::{NO_NORM, Network, told};
+use crate::error::Result;
+use crate::model::{Linear, Norm, Output, Step};
+use rayon::prelude::*;
+
+/// Rows of a head that are held at a time.
+const BLOCK: usize = 1024;
+
+const HEAD: &str = "the head must give the source's numbers";
+const HIDDEN: &str = "the channels of a head's hidden layer must be copies of the source's";
+
+/// Where the walk from the stream to an output stands.
+struct Walk<'a> {
+    map: Map,
+    norms: (Option<&'a Norm>, Option<&'a Norm>),
+    /// Whether the source's numbers themselves have been reached.
+    same_numbers: bool,
+}
+
+impl Network<'_> {
+    /// Holds one output against the other.
+    pub fn output(&self, map: &Map, source: &Output, expanded: &Output) -> Result<Ledger> {
+        let mut ledger = Ledger::new();
+        let place = expanded.name;
+        if source.steps.len() != expanded.steps.len() || source.name != expanded.name {
+            ledger.unknown(place, "the two models compute this output in different steps");
+            return Ok(ledger);
+        }
+        let mut walk = Walk { map: map.clone(), norms: (None, None), same_numbers: false };
+        let last = source.steps.len().saturating_sub(1);
+        for (at, steps) in source.steps.iter().zip(&expanded.steps).enumerate() {
+            let going = match steps {
+                (Step::First, Step::First) => true,
+                (Step::Norm(s), Step::Norm(t)) => {
+                    self.norm(&mut walk, (s, t), place, &mut ledger)?
+                }
+                (Step::Linear(s), Step::Linear(t)) if at == last && source.fixed => {
+                    walk.same_numbers = true;
+                    self.head(&walk, (s, t), place, &mut ledger)?
+                }
+                (Step::Linear(s), Step::Linear(t)) => {
+                    self.hidden(&mut walk, (s, t), place, &mut ledger)?
+                }
+                // Copies stay copies, and every activation maps zero to zero.
+                (Step::Activation(s), Step::Activation(t)) if s == t => true,
+                _ => {
+                    ledger.unknown(place, "the two models compute this output in different steps");
+                    false
+                }
+            };
+            if !going {
+                return Ok(ledger);
+            }
+        }
+        self.returned(walk, source.fixed, place, &mut ledger)?;
+        Ok(ledger)
+    }
+
+    fn norm<'n>(
+        &self,
+        walk: &mut Walk<'n>,
+        (s, t): (&'n Norm, &'n Norm),
+        place: &str,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        if let (Some(s), Some(t)) = walk.norms {
+            let sides = (self.source, self.expanded);
+            let Some(map) = written_map(sides, &walk.map, (s, t), place, ledger)? else {
+                ledger.unknown(place, NO_NORM);
+                return Ok(false);
+            };
+            walk.map = map;
+        }
+        self.epsilon(&walk.map, (s, t), place, ledger);
+        walk.norms = (Some(s), Some(t));
+        Ok(true)
+    }
+
+    /// The end of an output: what the expanded model returns as an image of the source's output.
+    fn returned(&self, walk: Walk, fixed: bool, place: &str, ledger: &mut Ledger) -> Result<()> {
+        if walk.same_numbers {
+            return Ok(());
+        }
+        let map = match walk.norms {
+            (Some(s), Some(t)) => {
+                let sides = (self.source, self.expanded);
+                match written_map(sides, &walk.map, (s, t), place, ledger)? {
+                    Some(map) => map,
+                    None => {
+                        ledger.unknown(place, NO_NORM);
+                        return Ok(());
+                    }
+                }
+            }
+            _ => walk.map,
+        };
+        if fixed || !map.is_injective() {
+            ledger.unknown(place, "the output's channels are not all found in the expanded output");
+        }
+        ledger.map(place, map.words());
+        Ok(())
+    }
+
+    /// A last layer whose outputs are fixed things: the same rows, block by block.
+    fn head(
+        &self,
+        walk: &Walk,
+        (s, t): (&Linear, &Linear),
+        place: &str,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms) else {
+            ledger.unknown(place, NO_NORM);
+            return Ok(false);
+        };
+        let rows = s.weight.rows();
+        if rows != t.weight.rows() {
+            ledger.unknown(place, "the two heads have different numbers of rows");
+            return Ok(false);
+        }
+        let shared = readers.1.shared();
+        let empty =
+            || Compared { weight: Residual::new(shared), bias: Residual::new(shared), rows: 0 };
+        let starts: Vec<usize> = (0..rows).step_by(BLOCK).collect();
+        let compared = starts
+            .into_par_iter()
+            .map(|first| {
+                let count = BLOCK.min(rows - first);
+                let a = readers.0.fold_rows(s, first, count)?;
+                let b = readers.1.fold_rows(t, first, count)?;
+                Ok(Compared::of(&a, &b, first, shared))
+            })
+            .try_reduce(empty, |a, b| Ok(a.merge(b)))?;
+        for residual in [&compared.weight, &compared.bias] {
+            if residual.holds() {
+                ledger.hold(residual);
+            }
+        }
+        if !compared.weight.holds() || !compared.bias.holds() {
+            let blame = head_fault((&readers.0, &readers.1), (s, t), &compared, rows)?;
+            ledger.fail(told((HEAD, blame), place));
+        }
+        Ok(true)
+    }
+
+    /// A hidden layer of a head: every expanded row is a source row, or zero.
+    fn hidden(
+        &self,
+        walk: &mut Walk,
+        (s, t): (&Linear, &Linear),
+        place: &str,
+        ledger: &mut Ledger,
+    ) -> Result<bool> {
+        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms) else {
+            ledger.unknown(place, NO_NORM);
+            return Ok(false);
+        };
+        let rows = (readers.0.fold(s)?.joined(), readers.1.fold(t)?.joined());
+        let [groups_s, groups_t] = cluster(
+            &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
+            false,
+            Strategy::ALL[0],
+        );
+        let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);
+        let mut members = vec![Vec::new(); rows.0.rows() + rows.1.rows()];
+        for (row, g) in groups_s.iter().enumerate() {
+            members[group(g)].push(row);
+        }
+        let mut used = vec![0usize; rows.0.rows()];
+        let mut entries = Vec::with_capacity(rows.1.rows());
+        for (row, g) in groups_t.iter().enumerate() {
+            let candidates = &members[group(g)];
+            let position = row % rows.0.rows();
+            let of = match candidates.contains(&position) {
+                true => Some(position),
+                false => candidates.iter().copied().min_by_key(|s| used[*s]),
+            };
+            entries.push(match of {
+                Some(of) => {
+                    used[of] += 1;
+                    Entry::Copy { of, sign: 1.0 }
+                }
+                None if rows.1.row(row).is_zero(UNITS) => Entry::Zero,
+                None => {
+                    let pair = (rows.0.slice(position, 1), rows.1.slice(row, 1));
+                    let whole = (&readers.0, &readers.1);
+                    let fault = row_fault(whole, (s, t), (&pair.0, &pair.1), row);
+                    let few = rows.1.rows() > 1;
+                    let norm = if few { None } else { norm_fault(whole, 1.0)? };
+                    match norm.or(fault) {
+                        Some(blame) => ledger.fail(told((HIDDEN, blame), place)),
+                        None => ledger.unknown(place, "a hidden channel matches no other"),
+                    }
+                    return Ok(false);
+                }
+            });
+        }
+        let map = Map { source: rows.0.rows(), entries, scale: 1.0, scale_error: 0.0 };
+        ledger.hold(&Residual::of(&rows.1, &image_of(&map, &rows.0), readers.1.shared()));
+        ledger.map(format!("{place}: hidden layer"), map.words());
+        walk.map = map;
+        walk.norms = (None, None);
+        Ok(true)
+    }
+}
+
+fn image_of(map: &Map, rows: &Bounded) -> Bounded {
+    map.image(rows)
+}
+
+/// The comparison of two heads.
+struct Compared {
+    weight: Residual,
+    bias: Residual,
+    /// Rows with a wrong weight.
+    rows: usize,
+}
+
+impl Compared {
+    fn of(source: &Folded, expanded: &Folded, first: usize, shared: f64) -> Compared {
+        let (mut weight, mut bias) = (Residual::new(shared), Residual::new(shared));
+        weight.add(&expanded.weight, &source.weight, first);
+        bias.add(&expanded.bias, &source.bias, first);
+        let wrong = |row: &usize| {
+            !expanded.weight.row(*row).equals(&source.weight.row(*row), Ratio::ONE, UNITS)
+        };
+        let rows = (0..expanded.weight.rows()).filter(wrong).count();
+        Compared { weight, bias, rows }
+    }
+
+    fn merge(self, other: Compared) -> Compared {
+        Compared {
+            weight: self.weight.merge(other.weight),
+            bias: self.bias.merge(other.bias),
+            rows: self.rows + other.rows,
+        }
+    }
+}
+
+/// Whether the norm in front or the head itself is wrong: a norm spoils all rows.
+fn head_fault<'a>(
+    readers: (&Reader<'a>, &Reader<'a>),
+    (s, t): (&'a Linear, &'a Linear),
+    compared: &Compared,
+    rows: usize,
+) -> Result<Blame<'a>> {
+    let weight = &compared.weight;
+    if !weight.holds() && (compared.rows * 2 > rows || compared.rows == 0) {
+        let known = tied_factor(readers, s, t);
+        let cause = known
+            .and_then(|h| constant_ratio(weight, &[(h, "the factor of the tied head is missing")]));
+        if let Some(blame) = norm_fault(readers, known.unwrap_or(1.0))? {
+            return Ok(Blame { cause: cause.or(blame.cause), ..blame });
+        }
+    }
+    if weight.holds() {
+        // Only the constant is wrong: β, or the head's own bias.
+        if let Some(blame) = norm_fault(readers, tied_factor(readers, s, t).unwrap_or(1.0))? {
+            return Ok(blame);
+        }
+        let at = (compared.bias.worst.0, 0);
+        let cause = constant_ratio(&compared.bias, &[]);
+        let (tensor, source_tensor) = match (&t.bias, &s.bias) {
+            (Some(t), Some(s)) => (t, s),
+            _ => (&t.weight, &s.weight),
+        };
+        let residual = compared.bias.clone();
+        return Ok(Blame { tensor, source_tensor, at, residual, cause });
+    }
+    let (row, column) = weight.worst;
+    let channel = readers.1.through.map_or(column, |(map, _)| {
+        let copy = |e: &Entry| matches!(e, Entry::Copy { of, .. } if *of == column);
+        map.entries.iter().position(copy).unwrap_or(column)
+    });
+    Ok(Blame {
+        tensor: &t.weight,
+        source_tensor: &s.weight,
+        at: (row, channel),
+        residual: weight.clone(),
+        cause: constant_ratio(weight, &[]),
+    })
+}
+
+/// The factor `h = s·k` by which a tied head's logits grow, if both heads are tied to their token
+/// tables.
+fn tied_factor(readers: (&Reader, &Reader), s: &Linear, t: &Linear) -> Option<f64> {
+    let tied = |reader: &Reader, head: &Linear| {
+        reader.side.model.embedding.tables.iter().any(|table| table.lens == head.weight)
+    };
+    let (map, _) = readers.1.through?;
+    (tied(readers.0, s) && tied(readers.1, t)).then_some(map.even_copies()? as f64 * map.scale)
+}

@@ -1,0 +1,135 @@
+//! One of the two models: its weights as bounded numbers, and which of them were read.
+
+use super::bounded::Bounded;
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::Result;
+use crate::model::{Lens, Linear, Model};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+/// A model with its weights.
+pub(super) struct Side<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub model: &'a Model,
+    /// Units above this are taken as this: see [`Side::new`].
+    cap: f64,
+    /// Root mean square of each role over all layers.
+    scales: BTreeMap<String, f64>,
+    read: Mutex<BTreeSet<(String, usize)>>,
+    progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// For f64 files the sums formed here round as much as the file does, so that the bound is a few
+/// units of the format.
+const F64_UNIT: f64 = 1.0 / (1u64 << 50) as f64;
+
+/// Numbers of a tensor that its root mean square is taken from.
+const SAMPLES: usize = 4096;
+
+/// The rounding bound of a stored number, relative to it.
+pub(super) fn unit(dtype: Dtype) -> f64 {
+    dtype.unit_roundoff().max(F64_UNIT)
+}
+
+impl<'a> Side<'a> {
+    /// `cap` bounds the unit of rounding: the source's numbers define the function that is asked
+    /// for, and only the rounding of the expanded file may blur them. So a bf16 source read by an
+    /// f32 expansion is known to f32's unit.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        model: &'a Model,
+        cap: f64,
+        progress: &'a (dyn Fn(u64) + Sync),
+    ) -> Self {
+        let mut squares: BTreeMap<String, (f64, usize)> = BTreeMap::new();
+        for lens in model.lenses() {
+            let (sum, count) = mean_square(checkpoint, lens);
+            let role = squares.entry(role(lens)).or_default();
+            role.0 += sum;
+            role.1 += count;
+        }
+        let scales = squares
+            .into_iter()
+            .map(|(role, (sum, count))| (role, (sum / count.max(1) as f64).sqrt()))
+            .collect();
+        Side { checkpoint, model, cap, scales, read: Mutex::default(), progress }
+    }
+
+    /// The largest unit of rounding of any weight.
+    pub fn coarsest_unit(checkpoint: &Checkpoint, model: &Model) -> f64 {
+        let lenses = model.lenses();
+        let dtypes = lenses.iter().filter_map(|lens| checkpoint.tensor(lens.name()).ok()?.dtype);
+        dtypes.map(unit).fold(F64_UNIT, f64::max)
+    }
+
+    /// The unit of rounding of a tensor.
+    pub fn unit(&self, lens: &Lens) -> f64 {
+        let dtype = self.checkpoint.tensor(lens.name()).ok().and_then(|t| t.dtype);
+        dtype.map_or(self.cap, unit).min(self.cap)
+    }
+
+    /// Reads a whole matrix `[rows, cols]`.
+    pub fn read(&self, lens: &Lens) -> Result<Bounded> {
+        self.read_rows(lens, 0, lens.rows())
+    }
+
+    /// Reads `count` rows from `first` on. The caller reads all rows in the end.
+    pub fn read_rows(&self, lens: &Lens, first: usize, count: usize) -> Result<Bounded> {
+        let value = lens.read_rows(self.checkpoint, first, count)?;
+        let tensor = self.checkpoint.tensor(lens.name())?;
+        let (unit, subnormal) =
+            (self.unit(lens), tensor.dtype.map_or(0.0, Dtype::subnormal_roundoff));
+        let floor = (unit * self.scales.get(&role(lens)).copied().unwrap_or(0.0)).max(subnormal);
+        (self.progress)((value.len() * tensor.dtype.map_or(0, Dtype::size)) as u64);
+        self.mark(lens);
+        Ok(Bounded::stored(value, unit, floor))
+    }
+
+    /// The bias of a linear layer, zeros without one; `[out, 1]`.
+    pub fn bias(&self, linear: &Linear) -> Result<Bounded> {
+        match &linear.bias {
+            Some(bias) => self.read(bias),
+            None => Ok(Bounded::zeros(linear.weight.rows(), 1)),
+        }
+    }
+
+    fn mark(&self, lens: &Lens) {
+        let key = (lens.name().to_string(), lens.position(0, 0));
+        self.read.lock().expect("no panic while marking").insert(key);
+    }
+
+    /// Tensors of the model that no equation has read.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.lock().expect("no panic while marking");
+        let lenses = self.model.lenses();
+        let unread =
+            lenses.iter().filter(|l| !read.contains(&(l.name().to_string(), l.position(0, 0))));
+        let names: BTreeSet<String> = unread.map(|l| l.name().to_string()).collect();
+        names.into_iter().collect()
+    }
+}
+
+/// The same tensor in every layer: its name without numbers, and where in it the lens begins.
+fn role(lens: &Lens) -> String {
+    let name: String =
+        lens.name().chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+    let part = if lens.rows() == lens.whole_rows() { 0 } else { 1 + lens.position(0, 0) };
+    format!("{}/{part}", name.replace("##", "#").replace("##", "#"))
+}
+
+/// Sum of squares and count over evenly spaced numbers of a matrix: a yardstick, not a verdict.
+fn mean_square(checkpoint: &Checkpoint, lens: &Lens) -> (f64, usize) {
+    let Ok(tensor) = checkpoint.tensor(lens.name()) else { return (0.0, 0) };
+    let (Some(dtype), cols) = (tensor.dtype, lens.cols()) else { return (0.0, 0) };
+    let total = lens.rows() * cols;
+    let step = (total / SAMPLES).max(1) | 1;
+    let (mut sum, mut count) = (0.0, 0);
+    for at in (0..total).step_by(step) {
+        let value = dtype.get(tensor.bytes(), lens.position(at / cols, at % cols));
+        if value.is_finite() {
+            sum += value * value;
+            count += 1;
+        }
+    }
+    (sum, count)
+}

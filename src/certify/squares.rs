@@ -1,0 +1,267 @@
+//! Holding equations: residuals in units of their bounds, and the ledger of what was found.
+
+use super::bounded::{Bounded, UNITS};
+use super::certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
+use crate::model::Lens;
+
+/// How the two sides of an equation compare. Filled block by block.
+#[derive(Clone, Debug)]
+pub(super) struct Residual {
+    /// Where the worst entry is.
+    pub worst: (usize, usize),
+    /// What the source demands at the worst entry.
+    pub expected: f64,
+    /// What the expanded model has there.
+    pub got: f64,
+    /// The worst entry's residual in units of its bound.
+    pub units: f64,
+    /// Entries beyond [`UNITS`].
+    pub wrong: usize,
+    /// Entries compared.
+    pub entries: usize,
+    /// Whether every residual is exactly zero.
+    pub exact: bool,
+    /// Σ residual².
+    difference: f64,
+    /// Σ residual · right side.
+    along: f64,
+    /// Σ right side².
+    square: f64,
+    /// Σ (bound · right side)².
+    spread: f64,
+    shared: f64,
+}
+
+impl Residual {
+    /// A residual over no entry yet.
+    ///
+    /// `shared` is the largest relative error that all entries may have in common: the rounding of
+    /// a factor that many entries share (a norm's weight, a fitted scale). It is bounded, not
+    /// random, so it enters the test of the scale as it is and twice, for being rounded on the way
+    /// as well; independent roundings enter in quadrature, [`UNITS`] times.
+    pub fn new(shared: f64) -> Self {
+        Residual {
+            worst: (0, 0),
+            expected: 0.0,
+            got: 0.0,
+            units: 0.0,
+            wrong: 0,
+            entries: 0,
+            exact: true,
+            difference: 0.0,
+            along: 0.0,
+            square: 0.0,
+            spread: 0.0,
+            shared,
+        }
+    }
+
+    /// Compares `lhs` (the expanded model) with `rhs` (the source, mapped).
+    pub fn of(lhs: &Bounded, rhs: &Bounded, shared: f64) -> Residual {
+        let mut residual = Residual::new(shared);
+        residual.add(lhs, rhs, 0);
+        residual
+    }
+
+    /// Adds a block of the equation whose first row is row `first`.
+    pub fn add(&mut self, lhs: &Bounded, rhs: &Bounded, first: usize) {
+        assert_eq!(lhs.value.dim(), rhs.value.dim(), "both sides have one shape");
+        for ((row, col), got) in lhs.value.indexed_iter() {
+            let expected = rhs.value[[row, col]];
+            let delta = got - expected;
+            let variance = lhs.variance[[row, col]] + rhs.variance[[row, col]];
+            let units = if delta == 0.0 { 0.0 } else { delta.abs() / variance.sqrt() };
+            // A comparison with NaN is false: a NaN counts as wrong.
+            let fine = units <= UNITS;
+            self.wrong += usize::from(!fine);
+            self.exact &= delta == 0.0;
+            if units > self.units || (units.is_nan() && !self.units.is_nan()) {
+                (self.units, self.worst) = (units, (first + row, col));
+                (self.expected, self.got) = (expected, *got);
+            }
+            self.difference += delta * delta;
+            self.along += delta * expected;
+            self.square += expected * expected;
+            self.spread += variance * expected * expected;
+        }
+        self.entries += lhs.value.len();
+    }
+
+    /// Joins the residual of other blocks of the same equation.
+    pub fn merge(mut self, other: Residual) -> Residual {
+        if other.units > self.units || (other.units.is_nan() && !self.units.is_nan()) {
+            (self.units, self.worst) = (other.units, other.worst);
+            (self.expected, self.got) = (other.expected, other.got);
+        }
+        self.wrong += other.wrong;
+        self.entries += other.entries;
+        self.exact &= other.exact;
+        self.difference += other.difference;
+        self.along += other.along;
+        self.square += other.square;
+        self.spread += other.spread;
+        self
+    }
+
+    /// Whether the two sides are equal within their rounding: entry by entry, and in the scale of
+    /// the whole.
+    pub fn holds(&self) -> bool {
+        self.units <= UNITS && self.wrong == 0 && self.along.abs() <= self.scale_limit()
+    }
+
+    fn scale_limit(&self) -> f64 {
+        UNITS * self.spread.sqrt() + 2.0 * self.shared * self.square
+    }
+
+    /// The best-fit factor `⟨lhs, rhs⟩/⟨rhs, rhs⟩`.
+    pub fn factor(&self) -> f64 {
+        if self.square > 0.0 { 1.0 + self.along / self.square } else { 1.0 }
+    }
+
+    /// Root mean square of the residual relative to that of the right side.
+    pub fn relative(&self) -> f64 {
+        match self.difference {
+            0.0 => 0.0,
+            difference => (difference / self.square).sqrt(),
+        }
+    }
+
+    /// Root mean square of what is left after the best-fit factor, relative to the right side.
+    pub fn relative_after_factor(&self) -> f64 {
+        let left = self.difference - self.along * self.along / self.square;
+        (left.max(0.0) / self.square).sqrt()
+    }
+
+    /// The smallest error of scale that would be seen.
+    fn resolution(&self) -> f64 {
+        if self.square > 0.0 { self.scale_limit() / self.square } else { 0.0 }
+    }
+}
+
+/// Where an equation stands: for messages.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// `layer 3 attention`.
+    pub name: &'a str,
+    /// The tensor of the expanded model, and the source's.
+    pub tensors: (&'a Lens, &'a Lens),
+}
+
+/// Everything that was found so far.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub certificate: Certificate,
+}
+
+impl Ledger {
+    pub fn new() -> Self {
+        Ledger { certificate: Certificate { exact: true, ..Certificate::default() } }
+    }
+
+    /// Books an equation that holds.
+    pub fn hold(&mut self, residual: &Residual) {
+        let certificate = &mut self.certificate;
+        certificate.equations += 1;
+        certificate.entries += residual.entries as u64;
+        certificate.worst_units = certificate.worst_units.max(residual.units);
+        certificate.resolution = certificate.resolution.max(residual.resolution());
+        certificate.exact &= residual.exact;
+    }
+
+    /// Books an equation that fails.
+    pub fn fail(&mut self, failure: Failure) {
+        self.certificate.equations += 1;
+        self.certificate.entries += failure.entries as u64;
+        self.certificate.exact = false;
+        self.certificate.failures.push(failure);
+    }
+
+    /// Books something that cannot be judged.
+    pub fn unknown(&mut self, subject: impl Into<String>, reason: impl Into<String>) {
+        self.certificate.exact = false;
+        let unknown = Unknown { subject: subject.into(), reason: reason.into() };
+        self.certificate.unknown.push(unknown);
+    }
+
+    /// Tells a map in words.
+    pub fn map(&mut self, space: impl Into<String>, words: String) {
+        self.certificate.maps.push(MapInWords { space: space.into(), words });
+    }
+
+    /// Adds what another ledger found, behind this one's.
+    pub fn append(&mut self, other: Ledger) {
+        let (mine, other) = (&mut self.certificate, other.certificate);
+        mine.maps.extend(other.maps);
+        mine.equations += other.equations;
+        mine.entries += other.entries;
+        mine.worst_units = mine.worst_units.max(other.worst_units);
+        mine.resolution = mine.resolution.max(other.resolution);
+        mine.exact &= other.exact;
+        mine.failures.extend(other.failures);
+        mine.unknown.extend(other.unknown);
+    }
+
+    pub fn failed(&self) -> usize {
+        self.certificate.failures.len()
+    }
+}
+
+/// A failure told from a residual; `index` locates the worst entry in the stored tensor.
+pub(super) fn failure(
+    rule: &str,
+    place: Place,
+    residual: &Residual,
+    index: Vec<usize>,
+    cause: Option<String>,
+) -> Failure {
+    Failure {
+        rule: rule.to_string(),
+        place: place.name.to_string(),
+        tensor: place.tensors.0.name().to_string(),
+        source_tensor: place.tensors.1.name().to_string(),
+        index,
+        expected: residual.expected,
+        got: residual.got,
+        units: residual.units,
+        relative: residual.relative(),
+        wrong: residual.wrong,
+        entries: residual.entries,
+        cause,
+        reach: Reach::Any,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array2, array};
+
+    #[test]
+    fn a_nan_never_holds() {
+        let good = Bounded::stored(array![[1.0, 2.0]], 1e-7, 0.0);
+        let bad = Bounded::stored(array![[1.0, f64::NAN]], 1e-7, 0.0);
+        assert!(Residual::of(&good, &good, 0.0).holds());
+        assert!(!Residual::of(&bad, &good, 0.0).holds());
+    }
+
+    #[test]
+    fn a_common_factor_that_hides_in_every_entry_is_seen_in_their_sum() {
+        let unit = 2f64.powi(-8);
+        let source =
+            Array2::from_shape_fn((64, 64), |(i, j)| ((i * 37 + j * 11) % 17) as f64 - 8.0);
+        let rhs = Bounded::stored(source.clone(), unit, 0.0);
+        let lhs = Bounded::stored(source * 1.01, unit, 0.0);
+        let residual = Residual::of(&lhs, &rhs, 0.0);
+        assert!(residual.units < UNITS, "{}", residual.units);
+        assert!(!residual.holds());
+    }
+
+    #[test]
+    fn a_wrong_number_where_a_zero_belongs_is_seen() {
+        let rhs = Bounded::zeros(1, 2);
+        let lhs = Bounded::stored(array![[0.0, 1e-3]], 1e-7, 1e-8);
+        let residual = Residual::of(&lhs, &rhs, 0.0);
+        assert!(!residual.holds());
+        assert_eq!(residual.worst, (0, 1));
+    }
+}

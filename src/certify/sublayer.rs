@@ -1,0 +1,176 @@
+//! The equations of one sublayer pair, or of a sublayer that stands alone.
+
+use super::blame::{Accused, Verdict, alone};
+use super::certificate::{Failure, Reach};
+use super::channels::equations;
+use super::map::Map;
+use super::ops::{incomparable, writes};
+use super::reader::{Reader, readers};
+use super::side::{Side, unit};
+use super::squares::{Ledger, Place, Residual, failure};
+use super::stream::eta_squared;
+use crate::checkpoint::Dtype;
+use crate::error::Result;
+use crate::model::{Branch, Norm, Op, Sublayer};
+
+/// What all sublayers have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Network<'a> {
+    pub source: &'a Side<'a>,
+    pub expanded: &'a Side<'a>,
+    /// Whether everything that reads the stream is a LayerNorm.
+    pub layer_norm: bool,
+}
+
+impl<'a> Network<'a> {
+    /// Holds one sublayer against another; both read and write the stream by `map`.
+    pub fn pair(
+        &self,
+        map: &'a Map,
+        (source, expanded): (&'a Sublayer, &'a Sublayer),
+        place: &str,
+    ) -> Result<Ledger> {
+        let mut ledger = Ledger::new();
+        if source.branches.len() != expanded.branches.len() {
+            ledger.unknown(place, "the sublayers have different numbers of branches");
+            return Ok(ledger);
+        }
+        for (s, t) in source.branches.iter().zip(&expanded.branches) {
+            if let Some(reason) = incomparable(&s.op, &t.op) {
+                ledger.unknown(place, reason);
+                continue;
+            }
+            let norms = (s.norm.as_ref(), t.norm.as_ref());
+            let Some(readers) = readers((self.source, self.expanded), map, norms) else {
+                ledger.unknown(place, NO_NORM);
+                continue;
+            };
+            if let (Some(s), Some(t)) = norms {
+                self.epsilon(map, (s, t), place, &mut ledger);
+            }
+            self.branch(map, (&readers.0, &readers.1), (s, t), place, &mut ledger)?;
+        }
+        Ok(ledger)
+    }
+
+    fn branch(
+        &self,
+        map: &Map,
+        readers: (&Reader<'a>, &Reader<'a>),
+        (source, expanded): (&'a Branch, &'a Branch),
+        place: &str,
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        let s = writes(readers.0, &source.op)?;
+        let t = writes(readers.1, &expanded.op)?;
+        let shared = readers.1.shared();
+        let found = equations(Some(&s), Some(&t), map, self.layer_norm, shared);
+        for residual in [&found.fan_out, &found.bias] {
+            if residual.holds() {
+                ledger.hold(residual);
+            }
+        }
+        if found.fan_out.holds() && found.bias.holds() {
+            return Ok(());
+        }
+        let accused = Accused { readers, ops: (&source.op, &expanded.op), writes: (&s, &t) };
+        ledger.fail(told(accused.blame(&found)?, place));
+        Ok(())
+    }
+
+    /// Holds that a sublayer writes nothing: of the expanded model, or of the source.
+    pub fn alone(
+        &self,
+        map: &'a Map,
+        sublayer: &'a Sublayer,
+        expanded: bool,
+        place: &str,
+    ) -> Result<Ledger> {
+        let mut ledger = Ledger::new();
+        for branch in &sublayer.branches {
+            let side = if expanded { self.expanded } else { self.source };
+            let norm = branch.norm.as_ref();
+            let Some((s, t)) = readers((self.source, self.expanded), map, (norm, norm)) else {
+                ledger.unknown(place, NO_NORM);
+                continue;
+            };
+            let reader = Reader { side, ..(if expanded { t } else { s }) };
+            let written = writes(&reader, &branch.op)?;
+            let (source, target) = match expanded {
+                true => (None, Some(&written)),
+                false => (Some(&written), None),
+            };
+            let found = equations(source, target, map, self.layer_norm, 0.0);
+            if found.fan_out.holds() && found.bias.holds() {
+                ledger.hold(&found.fan_out);
+                ledger.hold(&found.bias);
+            } else {
+                ledger.fail(told(alone(&branch.op, &found), place));
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// `ε_T = η² ε_S`, to the precision in which norms are computed.
+    pub fn epsilon(&self, map: &Map, norms: (&Norm, &Norm), place: &str, ledger: &mut Ledger) {
+        let (s, t) = norms;
+        let Some(eta_squared) = eta_squared(map, s.kind) else { return };
+        let expected = eta_squared * s.eps;
+        // ε is a number of the configuration, exact to f64; but every framework that computes in
+        // 32 bits or less adds it as an f32.
+        let file = unit(Dtype::F32).min(self.expanded.unit(&t.weight));
+        let bound = expected * (file + 2.0 * map.scale_error);
+        let difference = t.eps - expected;
+        let units = if difference == 0.0 { 0.0 } else { difference.abs() / bound };
+        let mut residual = Residual::new(0.0);
+        (residual.expected, residual.got, residual.units) = (expected, t.eps, units);
+        residual.entries = 1;
+        residual.exact = units <= 1e-6;
+        if units <= super::bounded::UNITS {
+            return ledger.hold(&residual);
+        }
+        let ratio = t.eps / s.eps;
+        let eta = eta_squared.sqrt();
+        let near = |x: f64| (ratio / x - 1.0).abs() < 1e-3;
+        let known = match () {
+            _ if near(1.0) => "ε is not scaled",
+            _ if near(eta) => "ε is scaled by eta, not by its square",
+            _ if near(1.0 / eta_squared) => "ε is scaled by the inverse",
+            _ => "ε is not the source's times eta squared",
+        };
+        let field = t.eps_field.unwrap_or("ε (fixed in the family's code)");
+        ledger.fail(Failure {
+            rule: "ε of a norm must be the source's times eta squared".into(),
+            place: place.into(),
+            tensor: field.into(),
+            source_tensor: s.eps_field.unwrap_or("ε").into(),
+            index: Vec::new(),
+            expected,
+            got: t.eps,
+            units,
+            relative: (difference / expected).abs(),
+            wrong: 1,
+            entries: 1,
+            cause: Some(format!("{known}: it must be {expected:e}")),
+            reach: Reach::Epsilon,
+        });
+    }
+}
+
+pub(super) const NO_NORM: &str =
+    "the norm does not commute with the map of the stream, or the two norms are of other kinds";
+
+/// A blamed tensor as a failure.
+pub(super) fn told((rule, blame): Verdict, place: &str) -> Failure {
+    let tensors = (blame.tensor, blame.source_tensor);
+    let index = blame.tensor.stored_index(blame.at.0, blame.at.1);
+    failure(rule, Place { name: place, tensors }, &blame.residual, index, blame.cause)
+}
+
+/// `attention` or `MLP`.
+pub(super) fn kind(sublayer: &Sublayer) -> &'static str {
+    match sublayer.branches.first().map(|b| &b.op) {
+        Some(Op::Attention(_)) => "attention",
+        _ => "MLP",
+    }
+}
