@@ -14,10 +14,13 @@ const LISTED: usize = 8;
 pub(super) fn headline(report: &Report) -> String {
     let (source, expanded) = (&report.source.path, &report.expanded.path);
     match report.verdict {
-        Verdict::Lossless => {
-            let same = "computes exactly what";
-            format!("lossless: for every input, {expanded} {same} {source} computes")
+        Verdict::Lossless if report.detail == Some(Detail::Exact) => {
+            format!("lossless: for every input, {expanded} computes exactly what {source} computes")
         }
+        Verdict::Lossless => format!(
+            "lossless: for every input, {expanded} computes what {source} computes, to the \
+             rounding of its stored weights"
+        ),
         Verdict::NotLossless => {
             format!("not lossless: {expanded} does not compute what {source} computes")
         }
@@ -64,21 +67,18 @@ fn lossless(report: &Report, lines: &mut Lines) {
     let exactness = match report.detail {
         Some(Detail::Exact) => "exact: every residual is zero".to_string(),
         _ => format!(
-            "to the rounding of the stored weights: residuals of at most {} units of it",
+            "to storage rounding: residuals of at most {} units of it, where 8 are allowed",
             figure(report.worst_units)
         ),
     };
     lines.add("equal", exactness);
     if let Some(effect) = &report.effect {
-        lines.add(
-            "effect",
-            format!(
-                "`{}` differs by at most {} of its spread, measured on {}",
-                effect.output,
-                figure(effect.relative),
-                plural(effect.inputs as u64, "input", "inputs"),
-            ),
-        );
+        let by = match effect.relative {
+            0.0 => "is the same to the last bit".to_string(),
+            relative => format!("differs by at most {} of its spread", figure(relative)),
+        };
+        let inputs = plural(effect.inputs as u64, "input", "inputs");
+        lines.add("effect", format!("`{}` {by}, measured on {inputs}", effect.output));
     }
     if report.resolution > 0.0 {
         let resolution = figure(report.resolution);
