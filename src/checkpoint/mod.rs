@@ -21,6 +21,7 @@ mod weights;
 
 pub use config::Config;
 pub use dtype::Dtype;
+pub use open::read_tensors;
 pub use save::{SHARD_LIMIT, save};
 pub use tensor::Tensor;
 

@@ -51,6 +51,18 @@ impl Checkpoint {
     }
 }
 
+/// The tensors in one `.safetensors` file, which need not be a model's; no configuration is looked
+/// for.
+///
+/// # Errors
+/// If the file is missing, damaged, too large in its header, or of another kind; if a tensor's name
+/// appears twice.
+pub fn read_tensors(file: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mut weights = Weights::default();
+    weights.add(file)?;
+    Ok(weights.tensors)
+}
+
 /// What the files read so far hold.
 #[derive(Default)]
 struct Weights {

@@ -1,0 +1,154 @@
+//! The rules by which findings become a verdict.
+
+use crate::certify::{Certificate, Reach};
+use serde::Serialize;
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every equation holds and every tensor took part: equal for every input.
+    Lossless,
+    /// An equation fails, and there is evidence that the function differs.
+    NotLossless,
+    /// Something is not implemented, or an equation fails and no input shows a difference.
+    Undecided,
+}
+
+/// How exactly the equations of a lossless pair hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// Every residual is zero.
+    Exact,
+    /// Every residual is explained by the rounding of the stored weights.
+    ToStorageRounding,
+}
+
+/// What a verdict rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// All equations hold: a proof.
+    Proof,
+    /// Inputs on which the outputs differ by more than the rounding of the weights explains.
+    Witness,
+    /// An equation fails by so little that no forward pass on stored weights could show it.
+    Equation,
+}
+
+/// A verdict with its reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub verdict: Verdict,
+    pub detail: Option<Detail>,
+    pub evidence: Option<Evidence>,
+}
+
+/// Decides.
+///
+/// `resolution` is the smallest error of the outputs, relative to their spread, that a forward pass
+/// can tell from rounding; `None` where no output could be compared, and then a failure that is not
+/// an ε stays undecided.
+pub(super) fn decide(
+    certificate: &Certificate,
+    witness: bool,
+    resolution: Option<f64>,
+) -> Decision {
+    if witness {
+        return not_lossless(Evidence::Witness);
+    }
+    if certificate.proves_lossless() {
+        let detail = if certificate.exact { Detail::Exact } else { Detail::ToStorageRounding };
+        return Decision {
+            verdict: Verdict::Lossless,
+            detail: Some(detail),
+            evidence: Some(Evidence::Proof),
+        };
+    }
+    let invisible = certificate.failures.iter().any(|failure| {
+        failure.reach == Reach::Epsilon || resolution.is_some_and(|r| failure.relative < r)
+    });
+    if invisible {
+        return not_lossless(Evidence::Equation);
+    }
+    Decision { verdict: Verdict::Undecided, detail: None, evidence: None }
+}
+
+fn not_lossless(evidence: Evidence) -> Decision {
+    Decision { verdict: Verdict::NotLossless, detail: None, evidence: Some(evidence) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certify::{Failure, Unknown};
+
+    fn holds() -> Certificate {
+        Certificate { equations: 3, entries: 9, ..Default::default() }
+    }
+
+    fn fails(relative: f64, reach: Reach) -> Certificate {
+        let failure = Failure {
+            rule: "linear".into(),
+            place: "layer 0 mlp".into(),
+            tensor: "w".into(),
+            source_tensor: "w".into(),
+            index: vec![0],
+            expected: 1.0,
+            got: 2.0,
+            units: 100.0,
+            relative,
+            wrong: 1,
+            entries: 9,
+            cause: None,
+            reach,
+        };
+        Certificate { failures: vec![failure], ..holds() }
+    }
+
+    #[test]
+    fn equations_that_hold_prove_it() {
+        let decision = decide(&holds(), false, None);
+        assert_eq!(decision.verdict, Verdict::Lossless);
+        assert_eq!(decision.detail, Some(Detail::ToStorageRounding));
+        let exact = Certificate { exact: true, ..holds() };
+        assert_eq!(decide(&exact, false, None).detail, Some(Detail::Exact));
+    }
+
+    #[test]
+    fn no_equation_is_no_proof() {
+        let decision = decide(&Certificate::default(), false, Some(1e-6));
+        assert_eq!(decision.verdict, Verdict::Undecided);
+    }
+
+    #[test]
+    fn one_unknown_leaves_it_undecided() {
+        let unknown = Unknown { subject: "w".into(), reason: "strange".into() };
+        let certificate = Certificate { unknown: vec![unknown], ..holds() };
+        assert_eq!(decide(&certificate, false, Some(1e-6)).verdict, Verdict::Undecided);
+        let decision = decide(&certificate, true, Some(1e-6));
+        assert_eq!(decision.evidence, Some(Evidence::Witness));
+    }
+
+    #[test]
+    fn a_failure_that_should_show_and_does_not_is_undecided() {
+        let decision = decide(&fails(0.1, Reach::Any), false, Some(1e-6));
+        assert_eq!(decision.verdict, Verdict::Undecided);
+    }
+
+    #[test]
+    fn a_failure_below_what_a_forward_pass_resolves_counts_by_its_equation() {
+        let decision = decide(&fails(1e-8, Reach::Any), false, Some(1e-6));
+        assert_eq!(decision.evidence, Some(Evidence::Equation));
+        let decision = decide(&fails(0.9, Reach::Epsilon), false, None);
+        assert_eq!(decision.evidence, Some(Evidence::Equation));
+    }
+
+    #[test]
+    fn a_failure_with_a_witness_is_not_lossless() {
+        let decision = decide(&fails(0.1, Reach::Any), true, Some(1e-6));
+        assert_eq!(decision.verdict, Verdict::NotLossless);
+        assert_eq!(decision.evidence, Some(Evidence::Witness));
+    }
+}

@@ -1,0 +1,137 @@
+//! A witness for outputs that are hidden channels: no linear map explains them.
+
+use super::probes::{Probe, many};
+use super::sample::{Described, PASSES, Side, cost, larger, stacked};
+use super::witness::Witness;
+use crate::certify::Failure;
+use crate::compare::{COMPUTING_FLOOR, Image, NOISE_FACTOR};
+use crate::error::Result;
+use crate::model::{Input, Model, Step};
+use ndarray::{Array2, ArrayView1};
+
+/// More operations are not spent on it: at 20 to 40 thousand million a second, about two minutes.
+const OPERATIONS_LIMIT: f64 = 3e12;
+/// Tokens of an input whose every position is returned.
+const LENGTH: usize = 16;
+/// Tokens of an input of which the first position alone is returned.
+const FIRST_LENGTH: usize = 2;
+
+/// What the search for inputs that no linear map explains came to.
+#[derive(Default)]
+pub(super) struct Fitted {
+    pub witness: Option<Witness>,
+    pub resolution: Option<f64>,
+    pub inputs: usize,
+}
+
+/// Tries every output that has no fixed channels.
+///
+/// # Errors
+/// If a weight cannot be read or an output overflows.
+pub(super) fn search(
+    source: Described,
+    expanded: Described,
+    failures: &[Failure],
+) -> Result<Fitted> {
+    let mut fitted = Fitted::default();
+    // Outputs of every position first: they give many rows for one input.
+    for first in [false, true] {
+        let outputs: Vec<usize> = (0..source.1.outputs.len())
+            .filter(|o| !source.1.outputs[*o].fixed && takes_first(source.1, *o) == first)
+            .collect();
+        if outputs.is_empty() || fitted.witness.is_some() {
+            continue;
+        }
+        let probes = inputs(source.1, failures, first);
+        let tokens = probes.len() * positions(source.1, if first { FIRST_LENGTH } else { LENGTH });
+        let operations = PASSES * (cost(source, tokens) + cost(expanded, tokens));
+        if operations > OPERATIONS_LIMIT {
+            continue;
+        }
+        fitted.inputs += probes.len();
+        let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
+        for output in outputs {
+            let found = fit(source.1.outputs[output].name, &sides, output);
+            fitted.resolution = larger(fitted.resolution, Some(found.resolution));
+            fitted.witness = fitted.witness.or(found.witness);
+        }
+    }
+    Ok(fitted)
+}
+
+fn takes_first(model: &Model, output: usize) -> bool {
+    model.outputs[output].steps.iter().any(|step| matches!(step, Step::First))
+}
+
+/// Positions of an input that has up to `length` tokens, or is an image.
+fn positions(model: &Model, length: usize) -> usize {
+    match model.embedding.input {
+        Input::Tokens { positions, .. } => positions.unwrap_or(length).min(length),
+        Input::Image { height, width, patch, .. } => 1 + (height / patch) * (width / patch),
+    }
+}
+
+/// As many inputs as give the rows that are needed. Some that reach a failure are shorter, so a
+/// few more are made.
+fn inputs(model: &Model, failures: &[Failure], first: bool) -> Vec<Probe> {
+    let length = if first { FIRST_LENGTH } else { LENGTH };
+    let rows = if first { 1 } else { positions(model, length).div_ceil(2) };
+    let count = Image::rows_needed(model.sizes.hidden).div_ceil(rows);
+    many(model, failures, count, length)
+}
+
+struct Fit {
+    resolution: f64,
+    witness: Option<Witness>,
+}
+
+/// Compares, for each channel of the expanded output, what no linear map explains with how far
+/// rounding moves that: root mean squares over all rows, which neither a projection nor a map that
+/// is nearly singular can enlarge.
+fn fit(name: &'static str, (source, expanded): &(Side, Side), output: usize) -> Fit {
+    let small = stacked(&source.exact, output);
+    let large = stacked(&expanded.exact, output);
+    let space = Image::of(small.view());
+    let rest = space.residual(large.view());
+    let mut noises: Vec<Array2<f64>> = Vec::new();
+    for (moved_small, moved_large) in source.moved.iter().zip(&expanded.moved) {
+        let change = &stacked(moved_large, output) - &large;
+        noises.push(space.residual(change.view()));
+        let moved_space = Image::of(stacked(moved_small, output).view());
+        noises.push(&moved_space.residual(large.view()) - &rest);
+    }
+    let enough_rows = small.nrows() >= Image::rows_needed(small.ncols());
+    let mut found = Fit { resolution: 0.0, witness: None };
+    let mut worst = 0.0;
+    for channel in 0..large.ncols() {
+        let noise: f64 = noises.iter().map(|n| size(n.column(channel))).sum();
+        let scale = size(large.column(channel));
+        let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * scale;
+        let residual = size(rest.column(channel));
+        if scale > 0.0 {
+            found.resolution = found.resolution.max(threshold / scale);
+        }
+        let excess = if threshold > 0.0 { residual / threshold } else { 0.0 };
+        if enough_rows && excess > 1.0 && excess > worst {
+            worst = excess;
+            let (inputs, rows) = (source.exact.len(), small.nrows());
+            let relative = residual / scale;
+            let output = name;
+            found.witness = Some(Witness::NoLinearMap {
+                output,
+                inputs,
+                rows,
+                channel,
+                residual,
+                noise,
+                relative,
+            });
+        }
+    }
+    found
+}
+
+/// Root mean square.
+fn size(column: ArrayView1<f64>) -> f64 {
+    (column.dot(&column) / column.len().max(1) as f64).sqrt()
+}

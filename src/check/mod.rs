@@ -1,0 +1,147 @@
+//! The answer to "does the expanded model compute exactly what the source computed?".
+//!
+//! [`check`] holds the equations of [`crate::certify`] against the weights. Where they all hold,
+//! that is a proof for every input, and the verdict. Where one fails, or cannot be judged, it looks
+//! for an input on which the two models differ, since the equations are sufficient and not
+//! necessary. A sample of inputs never makes a verdict *lossless*.
+
+mod compatible;
+mod decide;
+mod image_map;
+mod probes;
+mod sample;
+mod witness;
+
+pub use decide::{Detail, Evidence, Verdict};
+pub use probes::{Probe, random_image};
+pub use witness::{Effect, Witness};
+
+use crate::certify::{self, Certificate, Unknown};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::model::{self, Model, Sizes};
+use std::path::PathBuf;
+
+/// Effects on outputs are measured for expanded models of at most so many weights; that takes
+/// about a second.
+pub const MEASURED_UP_TO: u64 = 50_000_000;
+
+/// A finished check: the verdict and everything it rests on.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// The answer.
+    pub verdict: Verdict,
+    /// How exactly the equations hold; only for [`Verdict::Lossless`].
+    pub detail: Option<Detail>,
+    /// What the verdict rests on; `None` where it is undecided.
+    pub evidence: Option<Evidence>,
+    /// The small model.
+    pub source: Subject,
+    /// The large model.
+    pub expanded: Subject,
+    /// The equations.
+    pub certificate: Certificate,
+    /// Inputs on which the models differ, if any were looked for and found.
+    pub witness: Option<Witness>,
+    /// The smallest error of the outputs, relative to their spread, that a forward pass on the
+    /// stored weights can tell from their rounding; `None` where none was run.
+    pub forward_resolution: Option<f64>,
+    /// How many inputs were tried in search of a witness.
+    pub inputs_tried: usize,
+    /// For a lossless pair of at most [`MEASURED_UP_TO`] weights: how far its outputs are apart.
+    pub effect: Option<Effect>,
+}
+
+/// One of the two models, as far as a report needs it.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The family's `model_type`.
+    pub family: &'static str,
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// Floating-point numbers stored.
+    pub weights: u64,
+    /// The number formats they are stored in: `float32`.
+    pub dtypes: Vec<&'static str>,
+    /// Stored tensors that are no parameters and that nothing reads.
+    pub buffers: Vec<String>,
+}
+
+impl Subject {
+    fn new(checkpoint: &Checkpoint, model: &Model) -> Self {
+        let floats = checkpoint.tensors().values().filter_map(|t| Some((t.dtype?, t)));
+        let mut dtypes: Vec<_> = floats.clone().map(|(dtype, _)| dtype).collect();
+        dtypes.sort();
+        dtypes.dedup();
+        Subject {
+            path: checkpoint.path().to_path_buf(),
+            family: model.family,
+            sizes: model.sizes.clone(),
+            weights: floats.map(|(_, t)| t.len() as u64).sum(),
+            dtypes: dtypes.into_iter().map(|d| d.config_name()).collect(),
+            buffers: model.buffers.clone(),
+        }
+    }
+}
+
+/// Called with the bytes of weights that are done, and how many there are.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// Checks whether `expanded` computes exactly what `source` computes, for every input.
+///
+/// # Errors
+/// An error means that there is no verdict:
+/// - a model is of a family, or has a field or layout, that is not implemented
+/// - a model contradicts itself: a tensor is missing, of another shape than its configuration says,
+///   or holds NaN or an infinity; an output overflows
+/// - the two cannot be source and expansion: `expanded` is smaller, or reads or returns other
+///   things (another vocabulary, image size, number of classes)
+pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> Result<Check> {
+    let models = (model::describe(source)?, model::describe(expanded)?);
+    compatible::refuse(source, &models.0, expanded, &models.1)?;
+    let pair = ((source, &models.0), (expanded, &models.1));
+    let mut certificate = certify::certify(pair.0, pair.1, progress)?;
+    add_strangers(&mut certificate, pair.0, "source");
+    add_strangers(&mut certificate, pair.1, "expanded");
+
+    let subjects = (Subject::new(source, &models.0), Subject::new(expanded, &models.1));
+    let mut effect = None;
+    let mut found = witness::Search::default();
+    if !certificate.proves_lossless() {
+        found = witness::search(pair.0, pair.1, &certificate.failures)?;
+    } else if subjects.1.weights <= MEASURED_UP_TO {
+        effect = witness::effect(pair.0, pair.1)?;
+    }
+    let decision = decide::decide(&certificate, found.witness.is_some(), found.resolution);
+    Ok(Check {
+        verdict: decision.verdict,
+        detail: decision.detail,
+        evidence: decision.evidence,
+        source: subjects.0,
+        expanded: subjects.1,
+        certificate,
+        witness: found.witness,
+        forward_resolution: found.resolution,
+        inputs_tried: found.inputs,
+        effect,
+    })
+}
+
+/// Tensors that no part of the model reads: whatever they are for, it is not in the equations.
+fn add_strangers(
+    certificate: &mut Certificate,
+    (checkpoint, model): (&Checkpoint, &Model),
+    which: &str,
+) {
+    for name in model.strangers(checkpoint) {
+        if certificate.unknown.iter().any(|unknown| unknown.subject.contains(name)) {
+            continue;
+        }
+        certificate.unknown.push(Unknown {
+            subject: name.to_string(),
+            reason: format!("no part of the {which} {} model reads this tensor", model.family),
+        });
+    }
+}

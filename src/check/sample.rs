@@ -1,0 +1,77 @@
+//! What both models return for some inputs, and how far the rounding of their weights moves it.
+
+use super::probes::Probe;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::forward::{self, Input, Outputs, Perturbation, Weights};
+use crate::model::Model;
+use ndarray::{Array2, Axis, concatenate};
+
+/// Random draws of the roundings, per model.
+const SEEDS: [u64; 2] = [0, 1];
+
+/// A checkpoint and what its tensors mean.
+pub(super) type Described<'a> = (&'a Checkpoint, &'a Model);
+
+/// What one model returned in f64, exactly as stored and with rounded weights perturbed.
+pub(super) struct Side {
+    /// One for each input.
+    pub exact: Vec<Outputs<f64>>,
+    /// One for each seed and input: every weight moved by up to one unit of its storage rounding.
+    pub moved: Vec<Vec<Outputs<f64>>>,
+}
+
+impl Side {
+    /// Runs a model on all `probes`.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or an output overflows.
+    pub fn run((checkpoint, model): Described, probes: &[Probe]) -> Result<Self> {
+        let inputs: Vec<Input> = probes.iter().map(|probe| probe.input.clone()).collect();
+        let exact = forward::run_batch(checkpoint, model, &inputs)?;
+        let perturbed = |seed| {
+            let weights = Weights::perturbed(checkpoint, Perturbation { units: 1.0, seed });
+            forward::run_weights(&weights, model, &inputs)
+        };
+        let moved = SEEDS.into_iter().map(perturbed).collect::<Result<_>>()?;
+        Ok(Side { exact, moved })
+    }
+
+    /// Storage noise: the largest change of a meaningful number of output `output` of input
+    /// `input`, over the seeds; in the output's own units.
+    pub fn noise(&self, input: usize, output: usize) -> f64 {
+        let exact = meaningful(&self.exact[input], output);
+        let changes = self.moved.iter().flat_map(|moved| {
+            let moved = meaningful(&moved[input], output);
+            exact.iter().zip(moved).map(|(a, b)| (a - b).abs()).collect::<Vec<_>>()
+        });
+        changes.fold(0.0, f64::max)
+    }
+}
+
+/// The meaningful numbers of one output, row by row.
+pub(super) fn meaningful(outputs: &Outputs<f64>, output: usize) -> Vec<f64> {
+    let output = &outputs.outputs[output];
+    let rows = output.values.outer_iter().zip(&output.meaningful);
+    rows.filter(|(_, kept)| **kept).flat_map(|(row, _)| row.to_vec()).collect()
+}
+
+/// The rows of one output over all inputs, `[rows, channels]`.
+pub(super) fn stacked(all: &[Outputs<f64>], output: usize) -> Array2<f64> {
+    let views: Vec<_> = all.iter().map(|outputs| outputs.outputs[output].values.view()).collect();
+    concatenate(Axis(0), &views).expect("every input's output has the same channels")
+}
+
+/// Operations of one forward pass over `tokens` positions, roughly: two for each weight.
+pub(super) fn cost((checkpoint, _): Described, tokens: usize) -> f64 {
+    let weights: usize = checkpoint.tensors().values().map(|tensor| tensor.len()).sum();
+    2.0 * weights as f64 * tokens as f64
+}
+
+/// Forward passes that [`Side::run`] makes.
+pub(super) const PASSES: f64 = 1.0 + SEEDS.len() as f64;
+
+/// The larger of two figures, of which either may be missing.
+pub(super) fn larger(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    one.into_iter().chain(other).reduce(f64::max)
+}

@@ -1,0 +1,146 @@
+//! Searching for inputs on which two models differ.
+
+use super::image_map;
+use super::probes::{Probe, probes};
+use super::sample::{Described, Side, larger, meaningful};
+use crate::certify::Failure;
+use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
+use crate::error::Result;
+
+/// Inputs that show that two models differ.
+#[derive(Clone, Debug)]
+pub enum Witness {
+    /// One input for which an output with fixed channels differs.
+    Outputs {
+        /// What both models read.
+        probe: Box<Probe>,
+        /// The output's name.
+        output: &'static str,
+        /// Row (position) of the largest difference.
+        row: usize,
+        /// Channel (word, class) of the largest difference.
+        channel: usize,
+        /// Both sides there, and how they compare.
+        difference: Difference,
+        /// How far the rounding of both models' weights moves this output, in its own units.
+        noise: f64,
+    },
+    /// Many inputs for which no matrix maps the source's hidden channels to the expanded model's.
+    NoLinearMap {
+        /// The output's name.
+        output: &'static str,
+        /// How many inputs.
+        inputs: usize,
+        /// How many rows (positions) they gave; more than the source has channels.
+        rows: usize,
+        /// The expanded model's channel that is worst.
+        channel: usize,
+        /// What the best matrix leaves of that channel, as a root mean square.
+        residual: f64,
+        /// How far rounding moves that, as a root mean square.
+        noise: f64,
+        /// `residual` relative to the channel's own root mean square.
+        relative: f64,
+    },
+}
+
+/// How far the outputs of a lossless pair are apart, as measured on a few inputs.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    /// The output's name.
+    pub output: &'static str,
+    /// Largest difference relative to the spread of the source's output (dimensionless).
+    pub relative: f64,
+    /// How many inputs were run.
+    pub inputs: usize,
+}
+
+/// What a search came to.
+#[derive(Default)]
+pub(super) struct Search {
+    pub witness: Option<Witness>,
+    pub resolution: Option<f64>,
+    pub inputs: usize,
+}
+
+/// Runs both models in f64 on inputs that reach the `failures`, and on random ones.
+///
+/// # Errors
+/// If a weight cannot be read or an output overflows.
+pub(super) fn search(
+    source: Described,
+    expanded: Described,
+    failures: &[Failure],
+) -> Result<Search> {
+    let mut search = Search::default();
+    if source.1.outputs.iter().any(|output| output.fixed) {
+        let probes = probes(source.1, failures);
+        let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
+        search.inputs += probes.len();
+        for (index, probe) in probes.iter().enumerate() {
+            compare(source, &sides, (index, probe), &mut search);
+        }
+    }
+    if search.witness.is_none() && source.1.outputs.iter().any(|output| !output.fixed) {
+        let fitted = image_map::search(source, expanded, failures)?;
+        search.inputs += fitted.inputs;
+        search.resolution = larger(search.resolution, fitted.resolution);
+        search.witness = fitted.witness;
+    }
+    Ok(search)
+}
+
+/// Compares the fixed outputs of one input. The first witness stays: the shortest input.
+fn compare(
+    source: Described,
+    (small, large): &(Side, Side),
+    (index, probe): (usize, &Probe),
+    search: &mut Search,
+) {
+    for (o, output) in source.1.outputs.iter().enumerate().filter(|(_, o)| o.fixed) {
+        let expected = meaningful(&small.exact[index], o);
+        let got = meaningful(&large.exact[index], o);
+        let difference = Difference::between(&expected, &got);
+        let noise = small.noise(index, o) + large.noise(index, o);
+        let size = expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+        let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * size;
+        let resolution = Spread::of(&expected).units(threshold);
+        search.resolution = larger(search.resolution, Some(resolution));
+        if difference.largest > threshold && search.witness.is_none() {
+            let values = &small.exact[index].outputs[o];
+            let channels = values.values.ncols();
+            let rows: Vec<usize> =
+                (0..values.values.nrows()).filter(|row| values.meaningful[*row]).collect();
+            search.witness = Some(Witness::Outputs {
+                probe: Box::new(probe.clone()),
+                output: output.name,
+                row: rows[difference.at / channels],
+                channel: difference.at % channels,
+                difference,
+                noise,
+            });
+        }
+    }
+}
+
+/// Measures how far the fixed outputs of a lossless pair are apart; `None` without fixed outputs.
+///
+/// # Errors
+/// If a weight cannot be read or an output overflows.
+pub(super) fn effect(source: Described, expanded: Described) -> Result<Option<Effect>> {
+    let Some(output) = source.1.outputs.iter().position(|output| output.fixed) else {
+        return Ok(None);
+    };
+    let probes = probes(source.1, &[]);
+    let inputs: Vec<_> = probes.iter().map(|probe| probe.input.clone()).collect();
+    let run = |(checkpoint, model): Described| {
+        crate::forward::run_batch::<f64>(checkpoint, model, &inputs)
+    };
+    let (small, large) = (run(source)?, run(expanded)?);
+    let differences = small.iter().zip(&large).map(|(small, large)| {
+        Difference::between(&meaningful(small, output), &meaningful(large, output)).relative
+    });
+    let relative = differences.fold(0.0, f64::max);
+    let output = source.1.outputs[output].name;
+    Ok(Some(Effect { output, relative, inputs: inputs.len() }))
+}

@@ -1,0 +1,69 @@
+//! `lemon-check SOURCE EXPANDED`
+
+use super::Format;
+use super::output::{Sink, to_stdout};
+use super::progress::Progress;
+use crate::check::{Verdict, check};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::report::Report;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Args)]
+pub(super) struct CheckArguments {
+    /// The small model: a .safetensors file, an index, or a folder
+    source: PathBuf,
+    /// The large model: a .safetensors file, an index, or a folder
+    expanded: PathBuf,
+    /// How the report is written
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Write the report to FILE, and only the verdict to standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Also fail what is equal only to the rounding of the stored weights
+    #[arg(long)]
+    strict: bool,
+    /// The source's configuration, if it is not found beside the weights
+    #[arg(long, value_name = "FILE")]
+    source_config: Option<PathBuf>,
+    /// The expanded model's configuration, if it is not found beside the weights
+    #[arg(long, value_name = "FILE")]
+    expanded_config: Option<PathBuf>,
+}
+
+impl CheckArguments {
+    /// Where the report goes.
+    pub fn sink(&self) -> Sink {
+        self.output.clone().map_or(Sink::Stdout, Sink::File)
+    }
+}
+
+/// Checks the pair and writes the report; returns the exit code.
+///
+/// # Errors
+/// If there is no verdict, or the report cannot be written.
+pub(super) fn run(arguments: CheckArguments) -> Result<u8> {
+    let start = Instant::now();
+    let sink = arguments.sink();
+    let source = Checkpoint::open(&arguments.source, arguments.source_config.as_deref())?;
+    let expanded = Checkpoint::open(&arguments.expanded, arguments.expanded_config.as_deref())?;
+    let progress = Progress::new();
+    let check = check(&source, &expanded, &|done, total| progress.set(done, total))?;
+    drop(progress);
+    let report = Report::new(check, arguments.strict, start.elapsed().as_secs_f64());
+    sink.write(&match arguments.format {
+        Format::Text => report.text(),
+        Format::Json => report.json(),
+    })?;
+    if let Sink::File(path) = &sink {
+        to_stdout(&format!("{} (report: {})\n", report.headline(), path.display()))?;
+    }
+    Ok(match report.verdict {
+        Verdict::Undecided => 3,
+        _ if report.passed => 0,
+        _ => 1,
+    })
+}

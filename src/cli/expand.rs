@@ -1,0 +1,125 @@
+//! `lemon-check expand SOURCE OUT`
+
+use super::output::to_stdout;
+use crate::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
+use crate::error::Result;
+use crate::expand::{Free, Options, Target, expand};
+use crate::model::{self, Sizes};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(super) struct ExpandArguments {
+    /// The model to expand: a .safetensors file, an index, or a folder
+    source: PathBuf,
+    /// Where to: a folder, or a .safetensors file that then carries its configuration
+    out: PathBuf,
+    /// Channels of the residual stream [default: the source's]
+    #[arg(long, value_name = "N")]
+    hidden_size: Option<usize>,
+    /// Query heads per layer [default: the source's]
+    #[arg(long, value_name = "N")]
+    num_attention_heads: Option<usize>,
+    /// Key/value heads per layer [default: the source's; without grouped queries the query heads]
+    #[arg(long, value_name = "N")]
+    num_key_value_heads: Option<usize>,
+    /// Channels per head [default: the source's, or hidden size / heads]
+    #[arg(long, value_name = "N")]
+    head_dim: Option<usize>,
+    /// Neurons of the feed-forward network [default: the source's]
+    #[arg(long, value_name = "N")]
+    intermediate_size: Option<usize>,
+    /// Number of layers [default: the source's]
+    #[arg(long, value_name = "N")]
+    num_hidden_layers: Option<usize>,
+    /// Seed of the free numbers
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// What the numbers become that losslessness leaves free
+    #[arg(long, value_enum, default_value = "projection")]
+    free: FreeName,
+    /// Number format of the weights [default: the source's]
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeName>,
+    /// The source's configuration, if it is not found beside the weights
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FreeName {
+    /// Random, so that copies of neurons and heads differ in training (LEMON)
+    Projection,
+    /// Equal shares for all copies (Net2Net)
+    Equal,
+    /// All to the first copy, zero to the others
+    Zero,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DtypeName {
+    F64,
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Expands the source, writes it, and says what was written; returns the exit code.
+///
+/// # Errors
+/// If the source cannot be read, no lossless expansion is known, or it cannot be written.
+pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
+    let source = Checkpoint::open(&arguments.source, arguments.config.as_deref())?;
+    let small = model::describe(&source)?;
+    let options = Options {
+        target: Target {
+            hidden: arguments.hidden_size,
+            heads: arguments.num_attention_heads,
+            kv_heads: arguments.num_key_value_heads,
+            head_dim: arguments.head_dim,
+            intermediate: arguments.intermediate_size,
+            layers: arguments.num_hidden_layers,
+        },
+        free: match arguments.free {
+            FreeName::Projection => Free::Projection,
+            FreeName::Equal => Free::Equal,
+            FreeName::Zero => Free::Zero,
+        },
+        seed: arguments.seed,
+        dtype: arguments.dtype.map(|name| match name {
+            DtypeName::F64 => Dtype::F64,
+            DtypeName::F32 => Dtype::F32,
+            DtypeName::F16 => Dtype::F16,
+            DtypeName::Bf16 => Dtype::Bf16,
+        }),
+        ..Options::default()
+    };
+    let expanded = expand(&source, &small, &options)?;
+    let large = model::describe(&expanded)?;
+    save(&arguments.out, expanded.config(), expanded.tensors(), SHARD_LIMIT)?;
+    let (source, out) = (arguments.source.display(), arguments.out.display());
+    to_stdout(&format!(
+        "wrote {out}: {}\n  check it with: lemon-check {source} {out}\n",
+        changes(&small.sizes, &large.sizes)
+    ))?;
+    Ok(0)
+}
+
+/// What changed, in words: `hidden 384 → 768, heads 12 → 24`.
+fn changes(small: &Sizes, large: &Sizes) -> String {
+    let sizes = [
+        ("hidden", small.hidden, large.hidden),
+        ("heads", small.heads, large.heads),
+        ("key/value heads", small.kv_heads, large.kv_heads),
+        ("head size", small.head_dim, large.head_dim),
+        ("neurons", small.intermediate, large.intermediate),
+        ("layers", small.layers, large.layers),
+    ];
+    let grouped = small.kv_heads != small.heads || large.kv_heads != large.heads;
+    let changed = sizes
+        .into_iter()
+        .filter(|(name, from, to)| from != to && (grouped || *name != "key/value heads"));
+    let words: Vec<String> =
+        changed.map(|(name, from, to)| format!("{name} {from} → {to}")).collect();
+    if words.is_empty() { "no size changed".into() } else { words.join(", ") }
+}

@@ -1,0 +1,132 @@
+//! `lemon-check logits MODEL`
+
+use super::output::to_stdout;
+use super::pixels;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Class, Error, Result};
+use crate::forward::{Input, Real, run as forward};
+use crate::model::{self, Model};
+use crate::report::SCHEMA_VERSION;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(super) struct LogitsArguments {
+    /// The model: a .safetensors file, an index, or a folder
+    model: PathBuf,
+    /// Token ids: "101 2023 102"
+    #[arg(long, value_name = "IDS", required_unless_present = "pixels", conflicts_with = "pixels")]
+    input_ids: Option<String>,
+    /// Token type ids, one for each token [default: 0]
+    #[arg(long, value_name = "IDS", requires = "input_ids")]
+    token_type_ids: Option<String>,
+    /// Position ids, one for each token [default: 0 1 2 …]
+    #[arg(long, value_name = "IDS", requires = "input_ids")]
+    position_ids: Option<String>,
+    /// For each token, 1 or, where it is padding, 0 [default: 1]
+    #[arg(long, value_name = "BITS", requires = "input_ids")]
+    attention_mask: Option<String>,
+    /// An image: a JSON list [channel][row][column], a .safetensors file with one tensor, or
+    /// random:SEED
+    #[arg(long, value_name = "FILE")]
+    pixels: Option<PathBuf>,
+    /// Number format to compute in
+    #[arg(long, value_enum, default_value = "f64")]
+    dtype: Precision,
+    /// The model's configuration, if it is not found beside the weights
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Precision {
+    F64,
+    F32,
+}
+
+/// Runs the model on the input and prints its outputs; returns the exit code.
+///
+/// # Errors
+/// If the model or the input cannot be read, or they do not fit each other.
+pub(super) fn run(arguments: LogitsArguments) -> Result<u8> {
+    let checkpoint = Checkpoint::open(&arguments.model, arguments.config.as_deref())?;
+    let model = model::describe(&checkpoint)?;
+    let input = input(&arguments, &model)?;
+    let text = match arguments.dtype {
+        Precision::F64 => outputs::<f64>(&checkpoint, &model, &input)?,
+        Precision::F32 => outputs::<f32>(&checkpoint, &model, &input)?,
+    };
+    to_stdout(&text)?;
+    Ok(0)
+}
+
+fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
+    if let Some(file) = &arguments.pixels {
+        return Ok(Input::Image { pixels: pixels::read(file, model)? });
+    }
+    let list = |flag: &str, text: &Option<String>| {
+        text.as_ref().map(|text| numbers(flag, text)).transpose()
+    };
+    let mask = list("--attention-mask", &arguments.attention_mask)?;
+    if let Some(strange) = mask.iter().flatten().find(|bit| **bit > 1) {
+        return Err(usage("--attention-mask", &strange.to_string(), "0 or 1"));
+    }
+    Ok(Input::Tokens {
+        ids: list("--input-ids", &arguments.input_ids)?.unwrap_or_default(),
+        types: list("--token-type-ids", &arguments.token_type_ids)?,
+        positions: list("--position-ids", &arguments.position_ids)?,
+        mask: mask.map(|bits| bits.into_iter().map(|bit| bit == 1).collect()),
+    })
+}
+
+/// Whole numbers with spaces, commas or both between them.
+fn numbers(flag: &str, text: &str) -> Result<Vec<usize>> {
+    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
+    words.map(|word| word.parse().map_err(|_| usage(flag, word, "a whole number"))).collect()
+}
+
+fn usage(flag: &str, got: &str, expected: &str) -> Error {
+    Error::new(Class::Usage, format!("{flag}: expected {expected}, got `{got}`"))
+        .help(format!("write {flag} \"1 0 1\": numbers with spaces between them"))
+}
+
+#[derive(Serialize)]
+struct Printed<R> {
+    schema_version: u32,
+    family: &'static str,
+    dtype: &'static str,
+    outputs: Vec<PrintedOutput<R>>,
+}
+
+#[derive(Serialize)]
+struct PrintedOutput<R> {
+    name: &'static str,
+    /// `[positions, channels]`.
+    shape: [usize; 2],
+    /// Row by row; each number reads back exactly.
+    data: Vec<R>,
+    /// For each row, whether it means anything: rows at padding do not.
+    meaningful: Vec<bool>,
+}
+
+fn outputs<R: Real + Serialize>(
+    checkpoint: &Checkpoint,
+    model: &Model,
+    input: &Input,
+) -> Result<String> {
+    let computed = forward::<R>(checkpoint, model, input)?;
+    let outputs = computed.outputs.into_iter().map(|output| PrintedOutput {
+        name: output.name,
+        shape: output.values.dim().into(),
+        data: output.values.into_iter().collect(),
+        meaningful: output.meaningful,
+    });
+    let printed = Printed {
+        schema_version: SCHEMA_VERSION,
+        family: model.family,
+        dtype: R::NAME,
+        outputs: outputs.collect(),
+    };
+    Ok(serde_json::to_string(&printed).expect("outputs are finite numbers") + "\n")
+}

@@ -1,0 +1,111 @@
+//! The command line: arguments, one file per subcommand, exit codes.
+//!
+//! | exit code | meaning |
+//! | --- | --- |
+//! | 0 | lossless; or the command did what it was asked |
+//! | 1 | not lossless; with `--strict` also lossless to storage rounding only |
+//! | 2 | wrong usage |
+//! | 3 | undecided, not implemented, or an expansion that cannot be lossless |
+//! | 4 | bad input: a file is missing, damaged, or contradicts itself |
+//! | 70 | a bug in lemon-check |
+
+mod check;
+mod expand;
+mod logits;
+mod output;
+mod pixels;
+mod progress;
+
+use crate::error::{Class, Error};
+use crate::report::ErrorReport;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use output::Sink;
+use std::process::ExitCode;
+
+/// Does EXPANDED compute exactly what SOURCE computes, for every input?
+///
+/// Holds the equations of a lossless expansion against the weights of both models. Exit code 0:
+/// lossless; 1: not lossless; 2: usage; 3: undecided or not implemented; 4: bad input.
+#[derive(Parser)]
+#[command(name = "lemon-check", version)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Arguments {
+    #[command(flatten)]
+    check: Option<check::CheckArguments>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Expand SOURCE losslessly and write it to OUT
+    Expand(expand::ExpandArguments),
+    /// Print what MODEL computes for one input, as JSON
+    Logits(logits::LogitsArguments),
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs: see `schema_version`
+    Json,
+}
+
+/// Exit code of a bug.
+const INTERNAL: u8 = 70;
+
+/// Runs the command line tool on the program's arguments.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(report_bug));
+    let arguments = Arguments::parse();
+    match (arguments.command, arguments.check) {
+        (Some(Command::Expand(arguments)), _) => {
+            finish(expand::run(arguments), Format::Text, &Sink::Stdout)
+        }
+        (Some(Command::Logits(arguments)), _) => {
+            finish(logits::run(arguments), Format::Text, &Sink::Stdout)
+        }
+        (None, Some(arguments)) => {
+            let (format, sink) = (arguments.format, arguments.sink());
+            finish(check::run(arguments), format, &sink)
+        }
+        (None, None) => {
+            let error = Arguments::command().error(
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "SOURCE and EXPANDED are missing",
+            );
+            error.exit()
+        }
+    }
+}
+
+/// Says what went wrong, if anything, and turns it into an exit code.
+fn finish(result: Result<u8, Error>, format: Format, sink: &Sink) -> ExitCode {
+    let error = match result {
+        Ok(code) => return ExitCode::from(code),
+        Err(error) => error,
+    };
+    output::complain(&format!("error: {error}"));
+    if format == Format::Json
+        && let Err(second) = sink.write(&ErrorReport::new(&error).json())
+    {
+        output::complain(&format!("error: {second}"));
+    }
+    ExitCode::from(match error.class() {
+        Class::Usage => 2,
+        Class::Unsupported | Class::Refused => 3,
+        Class::BadInput => 4,
+    })
+}
+
+/// A panic is a bug of ours: says so and ends the program, whatever thread it happens in.
+fn report_bug(info: &std::panic::PanicHookInfo) {
+    let version = env!("CARGO_PKG_VERSION");
+    output::complain(&format!(
+        "internal error: {info}\n  help: this is a bug in lemon-check {version}, and no verdict; \
+         please report it with the command and, if you can, the files"
+    ));
+    std::process::exit(INTERNAL.into());
+}
