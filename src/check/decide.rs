@@ -1,6 +1,6 @@
 //! The rules by which findings become a verdict.
 
-use crate::certify::{Certificate, Reach};
+use crate::certify::{Certificate, Failure, Reach};
 use serde::Serialize;
 
 /// The answer.
@@ -66,10 +66,13 @@ pub(super) fn decide(
             evidence: Some(Evidence::Proof),
         };
     }
-    let invisible = certificate.failures.iter().any(|failure| {
+    // All of them: one that should show and does not means that the maps are not what the equations
+    // take them for, and then the others say nothing either.
+    let invisible = |failure: &Failure| {
         failure.reach == Reach::Epsilon || resolution.is_some_and(|r| failure.relative < r)
-    });
-    if invisible {
+    };
+    let failures = &certificate.failures;
+    if !failures.is_empty() && certificate.unknown.is_empty() && failures.iter().all(invisible) {
         return not_lossless(Evidence::Equation);
     }
     Decision { verdict: Verdict::Undecided, detail: None, evidence: None }
@@ -82,7 +85,7 @@ fn not_lossless(evidence: Evidence) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certify::{Failure, Unknown};
+    use crate::certify::Unknown;
 
     fn holds() -> Certificate {
         Certificate { equations: 3, entries: 9, ..Default::default() }
@@ -143,6 +146,17 @@ mod tests {
         assert_eq!(decision.evidence, Some(Evidence::Equation));
         let decision = decide(&fails(0.9, Reach::Epsilon), false, None);
         assert_eq!(decision.evidence, Some(Evidence::Equation));
+    }
+
+    #[test]
+    fn an_epsilon_beside_something_unknown_or_unseen_is_undecided() {
+        let epsilon = fails(0.9, Reach::Epsilon);
+        let unknown = Unknown { subject: "embedding".into(), reason: "no map".into() };
+        let beside_unknown = Certificate { unknown: vec![unknown], ..epsilon.clone() };
+        assert_eq!(decide(&beside_unknown, false, Some(1e-6)).verdict, Verdict::Undecided);
+        let mut beside_unseen = fails(0.5, Reach::Any);
+        beside_unseen.failures.extend(epsilon.failures);
+        assert_eq!(decide(&beside_unseen, false, Some(1e-6)).verdict, Verdict::Undecided);
     }
 
     #[test]
