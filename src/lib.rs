@@ -16,11 +16,12 @@
 //! # }
 //! ```
 //!
-//! Bottom to top: [`checkpoint`] reads and writes weights; [`model`] says what the tensors mean, once
-//! per family; [`forward`] computes what a model returns, [`expand`] makes lossless expansions,
-//! [`certify`] proves from the weights that two models are equal, and none of the three knows another;
-//! [`compare`] says what equal outputs are; [`check`] gives the verdict; [`testing`] makes random
-//! models and deliberate mistakes; [`report`] and [`cli`] tell it to people and programs.
+//! Bottom to top: [`checkpoint`] reads and writes weights; [`model`] says what the tensors mean,
+//! once per family; [`forward`] computes what a model returns, [`expand`] makes lossless
+//! expansions, [`certify`] proves from the weights that two models are equal, and none of the three
+//! knows another; [`compare`] says what equal outputs are; [`check`] gives the verdict; [`testing`]
+//! makes random models and deliberate mistakes; [`report`] and [`cli`] tell it to people and
+//! programs.
 
 pub mod certify;
 pub mod check;
