@@ -161,8 +161,8 @@ impl Row<'_> {
         self.value.iter().zip(self.variance).all(|(v, variance)| v * v <= limit * variance)
     }
 
-    /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one. Neither row
-    /// may be zero.
+    /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one.
+    /// Neither row may be zero.
     pub fn ratio(&self, other: &Row, units: f64) -> Option<Ratio> {
         let square = other.value.dot(&other.value);
         if square == 0.0 {

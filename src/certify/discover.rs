@@ -64,8 +64,8 @@ pub(super) fn parts<'a>(source: &'a Embedding, expanded: &'a Embedding) -> Optio
 
 /// The map of the residual stream and how sure it is.
 pub(super) struct Found {
-    /// A map that a lossless expansion could have: where the tables say otherwise, it says what they
-    /// would have to hold, so that their equations fail there.
+    /// A map that a lossless expansion could have: where the tables say otherwise, it says what
+    /// they would have to hold, so that their equations fail there.
     pub map: Map,
     /// Channels that no sample explains.
     pub unexplained: usize,

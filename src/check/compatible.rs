@@ -77,10 +77,8 @@ fn words(input: Input) -> String {
 
 fn other_outputs(small: &Model, large: &Model) -> Option<Error> {
     let advice = "compare models with the same head, or both without one";
-    let shape = |model: &Model| -> Vec<String> {
-        model.outputs.iter().map(|output| self::shape(output)).collect()
-    };
-    let (returned, wanted) = (shape(large), shape(small));
+    let shapes = |model: &Model| -> Vec<String> { model.outputs.iter().map(shape).collect() };
+    let (returned, wanted) = (shapes(large), shapes(small));
     if returned == wanted {
         return None;
     }

@@ -276,7 +276,9 @@ mod tests {
         /// The safetensors crate judges: we may refuse more than it does, never less.
         #[test]
         fn what_the_safetensors_crate_refuses_is_refused(
-            edits in prop::collection::vec((any::<prop::sample::Index>(), "[0-9,:\"\\[\\]{}a-dF]"), 1..4),
+            edits in prop::collection::vec(
+                (any::<prop::sample::Index>(), "[0-9,:\"\\[\\]{}a-dF]"), 1..4
+            ),
         ) {
             let mut header = GOOD.as_bytes().to_vec();
             for (at, new) in edits {

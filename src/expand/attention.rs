@@ -1,9 +1,10 @@
 //! Attention: heads are copied, and each one's output block is split over its copies.
 //!
-//! Copied heads see equal logits and equal values, so they return what the head returned, and blocks
-//! of the output matrix that sum to its block add up to the same (LEMON, section 4.2). More channels
-//! per head: value channels are copied like neurons; for the logits, new query channels are zero, so
-//! that new key channels may be anything; and the query makes up for a change of the logit scale.
+//! Copied heads see equal logits and equal values, so they return what the head returned, and
+//! blocks of the output matrix that sum to its block add up to the same (LEMON, section 4.2). More
+//! channels per head: value channels are copied like neurons; for the logits, new query channels
+//! are zero, so that new key channels may be anything; and the query makes up for a change of the
+//! logit scale.
 
 use super::Free;
 use super::linear::Duty;
@@ -89,8 +90,8 @@ pub(super) fn jobs(
     .concat())
 }
 
-/// Where the channels of a query or key head go: to the front, or, with rotary positions, each pair to
-/// one that turns at the same frequency.
+/// Where the channels of a query or key head go: to the front, or, with rotary positions, each pair
+/// to one that turns at the same frequency.
 fn logit_channels(source: &Attention, expanded: &Attention) -> Result<Map> {
     let sizes = (source.head_dim, expanded.head_dim);
     match (&source.rotary, &expanded.rotary) {
@@ -107,8 +108,8 @@ fn logit_channels(source: &Attention, expanded: &Attention) -> Result<Map> {
     }
 }
 
-/// The channel map that sends pair (i, i + d/2) to a pair of the same frequency, if there is one for
-/// each. Frequencies are compared by value: they are what the model computes with.
+/// The channel map that sends pair (i, i + d/2) to a pair of the same frequency, if there is one
+/// for each. Frequencies are compared by value: they are what the model computes with.
 fn match_frequencies(source: &Rotary, expanded: &Rotary) -> Option<Map> {
     let (from, to) = (&source.frequencies, &expanded.frequencies);
     let mut entries = vec![Entry::Zero; 2 * to.len()];

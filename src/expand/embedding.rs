@@ -1,8 +1,8 @@
 //! Embeddings: every writer in front of the first layer writes the expanded stream.
 //!
-//! Tables, class token and patch convolution are summed into the stream, and E is linear, so mapping
-//! every row of every one of them maps the sum, for inputs that no test reaches as well (LEMON,
-//! section 4.3).
+//! Tables, class token and patch convolution are summed into the stream, and E is linear, so
+//! mapping every row of every one of them maps the sum, for inputs that no test reaches as well
+//! (LEMON, section 4.3).
 
 use super::linear::Duty;
 use super::maps::Map;

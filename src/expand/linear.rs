@@ -1,17 +1,18 @@
 //! Linear layers: the one primitive.
 //!
-//! `W_T E_in = E_out W_S` says that the expanded layer maps E_in x to E_out (W_S x) for every x. All
-//! its solutions are `W_T = E_out W_S L + Z (I − E_in L)`, where `L E_in = I` and Z is arbitrary: block
-//! sums, unequal shares of copies and arbitrary residue columns (LEMON, sections 3 and 4) are
-//! instances. With Z random, copies get different weights, and training tells them apart.
+//! `W_T E_in = E_out W_S` says that the expanded layer maps E_in x to E_out (W_S x) for every x.
+//! All its solutions are `W_T = E_out W_S L + Z (I − E_in L)`, where `L E_in = I` and Z is
+//! arbitrary: block sums, unequal shares of copies and arbitrary residue columns (LEMON, sections 3
+//! and 4) are instances. With Z random, copies get different weights, and training tells them
+//! apart.
 
 use super::Free;
 use super::maps::{Entry, Map, Share};
 use super::random::{Random, root_mean_square};
 use ndarray::{Array2, Axis};
 
-/// Size of the free numbers as a fraction of the matrix's root mean square. Free numbers as large as
-/// the weights amplify rounding from layer to layer; these stay below.
+/// Size of the free numbers as a fraction of the matrix's root mean square. Free numbers as large
+/// as the weights amplify rounding from layer to layer; these stay below.
 pub(super) const FREE_SHARE: f64 = 0.5;
 
 /// What a linear layer of the expanded model must compute.
@@ -29,8 +30,8 @@ pub(super) enum Duty {
 
 /// Expands `weight` `[source out, source in]` to `[expanded out, expanded in]`.
 ///
-/// Rows of zeros and means get no free numbers, so that they stay exactly that in every number format,
-/// unless they may compute anything.
+/// Rows of zeros and means get no free numbers, so that they stay exactly that in every number
+/// format, unless they may compute anything.
 pub(super) fn expand(
     weight: &Array2<f64>,
     (rows, columns): (&Map, &Map),

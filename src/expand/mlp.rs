@@ -1,8 +1,8 @@
 //! Feed-forward networks: neurons are copied, and each one's fan-out is split over its copies.
 //!
-//! A pointwise activation commutes with copying, so the copies compute what the neuron computed, and
-//! shares that sum to its fan-out add up to the same output. With a gate, gate and neuron are copied
-//! alike, so that each product keeps its partners (LEMON, section 4.2).
+//! A pointwise activation commutes with copying, so the copies compute what the neuron computed,
+//! and shares that sum to its fan-out add up to the same output. With a gate, gate and neuron are
+//! copied alike, so that each product keeps its partners (LEMON, section 4.2).
 
 use super::linear::Duty;
 use super::maps::Map;

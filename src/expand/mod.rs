@@ -1,11 +1,12 @@
 //! Lossless expansion: a larger model that computes what the small one computes.
 //!
 //! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
-//! file each, written against the tree of [`crate::model`] and never against a family. `plan` decides
-//! which rule serves which tensor, and refuses what cannot be lossless; nothing is silently adapted.
+//! file each, written against the tree of [`crate::model`] and never against a family. `plan`
+//! decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
+//! adapted.
 //!
-//! Every activation space of the expanded model is the image of the source's under a map E. Where the
-//! output is fixed (logits), E is the identity there. Where it is hidden channels, the first
+//! Every activation space of the expanded model is the image of the source's under a map E. Where
+//! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
 //! `d_source` channels of the expanded output are the source's channels, unscaled.
 
 mod attention;
@@ -64,8 +65,8 @@ pub enum NewLayers {
     /// Its output matrices are zero (LEMON's type 1): always possible, and adds no rounding error.
     #[default]
     Zero,
-    /// The fan-outs of its copied neurons and heads cancel (LEMON's type 2): needs two copies of each
-    /// neuron and head. In many layers it amplifies rounding.
+    /// The fan-outs of its copied neurons and heads cancel (LEMON's type 2): needs two copies of
+    /// each neuron and head. In many layers it amplifies rounding.
     Cancel,
 }
 
@@ -80,8 +81,8 @@ pub struct Options {
     pub seed: u64,
     /// How new layers compute nothing.
     pub new_layers: NewLayers,
-    /// For each new layer, how many of the source's layers come before it; `None` spreads them evenly.
-    /// A new layer is a copy of the layer before it (or of the first), but for its outputs.
+    /// For each new layer, how many of the source's layers come before it; `None` spreads them
+    /// evenly. A new layer is a copy of the layer before it (or of the first), but for its outputs.
     pub insert_after: Option<Vec<usize>>,
     /// Number format of all weights; `None` keeps each tensor's.
     pub dtype: Option<Dtype>,

@@ -1,9 +1,10 @@
 //! Norms: average-expanded in (LayerNorm) or zero-expanded in (RMSNorm), zero-expanded out.
 //!
-//! With x_T = s·T x_S, k whole copies and η = sqrt(k·D_S/D_T), the variance (or mean square) of x_T is
-//! (s·η)² that of x_S. So ε* = (s·η)²ε makes the whole root s·η times the source's, the normalised
-//! copies 1/η times the source's, and γ* = η[γ×k; any], β* = [β×k; 0] restores them. The residue
-//! normalises to zero: for LayerNorm it holds the mean, for RMSNorm zero (LEMON, section 4.1).
+//! With x_T = s·T x_S, k whole copies and η = sqrt(k·D_S/D_T), the variance (or mean square) of x_T
+//! is (s·η)² that of x_S. So ε* = (s·η)²ε makes the whole root s·η times the source's, the
+//! normalised copies 1/η times the source's, and γ* = η[γ×k; any], β* = [β×k; 0] restores them. The
+//! residue normalises to zero: for LayerNorm it holds the mean, for RMSNorm zero (LEMON, section
+//! 4.1).
 
 use super::maps::Map;
 use super::plan::{Job, Rule, Stream};

@@ -89,7 +89,8 @@ impl Stream {
         let divisible = expanded.is_multiple_of(source);
         if !divisible && (layer == rms || is_post_norm(model)) {
             return Err(Error::refused(
-                "the stream has no norm, or several kinds, which only a multiple of the width suits",
+                "the stream has no norm, or several kinds, which only a multiple of the width \
+                 suits",
             )
             .help(format!("use a multiple of {source}")));
         }
@@ -209,7 +210,10 @@ fn output_jobs(
     stream: &Stream,
 ) -> Result<Vec<Job>> {
     let tables: Vec<&str> = source.embedding.tables.iter().map(|t| t.lens.name()).collect();
-    let is_tied = |step: Option<&Step>| matches!(step, Some(Step::Linear(linear)) if tables.contains(&linear.weight.name()));
+    let is_tied = |step: Option<&Step>| match step {
+        Some(Step::Linear(linear)) => tables.contains(&linear.weight.name()),
+        _ => false,
+    };
     let mut jobs = Vec::new();
     let mut read = stream.map.clone();
     for (index, steps) in from.steps.iter().zip(&to.steps).enumerate() {
@@ -217,7 +221,8 @@ fn output_jobs(
             (Step::First, Step::First) => {}
             (Step::Activation(_), Step::Activation(_)) if read.commutes_with_activations() => {}
             (Step::Norm(from_norm), Step::Norm(to_norm)) => {
-                // A tied table reads k copies where the source's read one; its norm makes up for it.
+                // A tied table reads k copies where the source's read one; its norm makes up for
+                // it.
                 let tied = is_tied(from.steps.get(index + 1));
                 let divisor = if tied { stream.tied_factor } else { 1.0 };
                 if *read != *stream.map {

@@ -12,7 +12,8 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// The tensors of `expanded`, each put together from its jobs; repetitions of tied tensors included.
+/// The tensors of `expanded`, each put together from its jobs; repetitions of tied tensors
+/// included.
 ///
 /// # Errors
 /// If a tensor cannot be read, a number does not fit the number format, two jobs disagree about one

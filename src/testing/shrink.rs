@@ -25,8 +25,8 @@ pub fn smallest(case: PairCase, mut fails: impl FnMut(&PairCase) -> bool) -> Pai
     best
 }
 
-/// The cases that are one step simpler than `case`, the boldest steps first. Each step lowers a size
-/// or makes a setting plain, so no chain of steps returns to where it was.
+/// The cases that are one step simpler than `case`, the boldest steps first. Each step lowers a
+/// size or makes a setting plain, so no chain of steps returns to where it was.
 pub fn simpler(case: &PairCase) -> Vec<PairCase> {
     let mut found: Vec<PairCase> = Vec::new();
     let mut add = |change: &dyn Fn(&mut SourceCase, &mut TargetCase)| {
