@@ -113,8 +113,8 @@ fn features(
                 Op::Attention(attention) => &attention.output,
                 Op::Mlp(mlp) => &mlp.down,
             };
-            let fan_out = side.read(&out.weight)?;
-            let total = fan_out.apply(&ones(fan_out.cols()));
+            let fan_out = side.stored(&out.weight)?;
+            let total = fan_out.apply(&Bounded::ones(fan_out.value.ncols()));
             let bias = side.bias(out)?;
             sum = Some(match sum {
                 Some((w, b)) => (w.plus(&total), b.plus(&bias)),
@@ -129,12 +129,6 @@ fn features(
         })
     };
     sublayers.iter().map(feature).collect()
-}
-
-fn ones(count: usize) -> Bounded {
-    let mut ones = Bounded::zeros(count, 1);
-    ones.value.fill(1.0);
-    ones
 }
 
 /// Maps to the expanded stream, and removes the mean where it does not matter.

@@ -61,7 +61,7 @@ impl<'a> Accused<'a> {
         let Some(stranger) = strangers.first().copied().or(lost.first().copied()) else {
             return Ok(None);
         };
-        if strangers.len() * 2 >= self.writes.1.fan_out.cols()
+        if strangers.len() * 2 >= self.writes.1.fan_out.value.ncols()
             && let Some(blame) = norm_fault(self.readers, 1.0)?
         {
             return Ok(Some(blame));

@@ -12,16 +12,60 @@ pub(super) struct Bounded {
     pub variance: Array2<f64>,
 }
 
+/// Numbers as stored: the bound is `unit·|v|`, and never below `floor`.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub value: Array2<f64>,
+    pub unit: f64,
+    pub floor: f64,
+}
+
+impl Stored {
+    /// The bound of one number, squared.
+    #[inline]
+    pub fn variance(&self, value: f64) -> f64 {
+        let bound = (self.unit * value.abs()).max(self.floor);
+        bound * bound
+    }
+
+    /// With the bounds written out.
+    pub fn bounded(self) -> Bounded {
+        let variance = self.value.mapv(|v| self.variance(v));
+        Bounded { value: self.value, variance }
+    }
+
+    /// `self · vector` (a matrix of one column).
+    pub fn apply(&self, vector: &Bounded) -> Bounded {
+        let mut product = Bounded::zeros(self.value.nrows(), 1);
+        Zip::from(self.value.rows())
+            .and(product.value.column_mut(0))
+            .and(product.variance.column_mut(0))
+            .par_for_each(|row, value, variance| {
+                for (j, w) in row.iter().enumerate() {
+                    let (x, spread) = (vector.value[[j, 0]], vector.variance[[j, 0]]);
+                    *value += w * x;
+                    *variance += self.variance(*w) * x * x + w * w * spread;
+                }
+            });
+        product
+    }
+}
+
 impl Bounded {
     /// Stored numbers: the bound is `unit·|v|`, and never below `floor`.
+    #[cfg(test)]
     pub fn stored(value: Array2<f64>, unit: f64, floor: f64) -> Self {
-        let variance = value.mapv(|v| (unit * v.abs()).max(floor).powi(2));
-        Bounded { value, variance }
+        Stored { value, unit, floor }.bounded()
     }
 
     /// Zeros that are known exactly.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Bounded { value: Array2::zeros((rows, cols)), variance: Array2::zeros((rows, cols)) }
+    }
+
+    /// A column of ones that are known exactly.
+    pub fn ones(rows: usize) -> Self {
+        Bounded { value: Array2::ones((rows, 1)), variance: Array2::zeros((rows, 1)) }
     }
 
     pub fn rows(&self) -> usize {
@@ -32,21 +76,6 @@ impl Bounded {
         self.value.ncols()
     }
 
-    /// Multiplies column `j` by `factor[j]` (a matrix of one column).
-    pub fn times_columns(mut self, factor: &Bounded) -> Self {
-        let (f, fv) = (factor.value.column(0), factor.variance.column(0));
-        Zip::from(self.value.rows_mut()).and(self.variance.rows_mut()).par_for_each(
-            |mut values, mut variances| {
-                for j in 0..values.len() {
-                    let v = values[j];
-                    variances[j] = variances[j] * f[j] * f[j] + v * v * fv[j];
-                    values[j] = v * f[j];
-                }
-            },
-        );
-        self
-    }
-
     /// Multiplies all by an exactly known number.
     pub fn times(mut self, factor: f64) -> Self {
         if factor != 1.0 {
@@ -54,15 +83,6 @@ impl Bounded {
             self.variance *= factor * factor;
         }
         self
-    }
-
-    /// `self · vector` (a matrix of one column).
-    pub fn apply(&self, vector: &Bounded) -> Bounded {
-        let squares = |m: &Array2<f64>| m.mapv(|v| v * v);
-        let value = self.value.dot(&vector.value);
-        let variance =
-            self.variance.dot(&squares(&vector.value)) + squares(&self.value).dot(&vector.variance);
-        Bounded { value, variance }
     }
 
     /// The sum with a matrix of the same shape.
@@ -225,10 +245,10 @@ mod tests {
 
     #[test]
     fn a_product_carries_the_bounds_of_both_factors() {
-        let matrix = Bounded::stored(array![[2.0, 4.0]], 0.1, 0.0);
-        let scaled = matrix.times_columns(&Bounded::stored(array![[3.0], [1.0]], 0.1, 0.0));
-        assert_eq!(scaled.value, array![[6.0, 4.0]]);
-        assert!((scaled.variance[[0, 0]] - 2.0 * 0.36).abs() < 1e-12);
+        let matrix = Stored { value: array![[2.0, 4.0]], unit: 0.1, floor: 0.0 };
+        let product = matrix.apply(&Bounded::stored(array![[3.0], [0.0]], 0.1, 0.0));
+        assert_eq!(product.value, array![[6.0]]);
+        assert!((product.variance[[0, 0]] - 2.0 * 0.36).abs() < 1e-12);
     }
 
     #[test]

@@ -7,11 +7,11 @@
 //! If in every group the expanded fan-outs sum to E times the source's, the sublayers are equal; a
 //! group that the source lacks must sum to zero.
 
-use super::bounded::{Bounded, Ratio, UNITS};
+use super::bounded::{Bounded, Ratio, Stored, UNITS};
 use super::map::Map;
 use super::pattern::Pattern;
 use super::squares::Residual;
-use ndarray::Array2;
+use ndarray::{Array2, Zip};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a sublayer writes, channel by channel.
@@ -22,7 +22,7 @@ pub(super) struct Writes {
     /// Linear factors and, for each channel, its row of them.
     pub linear: Option<(Bounded, Vec<usize>)>,
     /// `[hidden, channels]`.
-    pub fan_out: Bounded,
+    pub fan_out: Stored,
     /// The constant that is written: `[hidden, 1]`.
     pub bias: Bounded,
 }
@@ -331,19 +331,19 @@ pub(super) fn cluster(
 }
 
 /// The fan-outs of each group summed: `[hidden, groups]`.
-pub(super) fn group_sums(fan_out: &Bounded, groups: &[Member], count: usize) -> Bounded {
-    let mut sums = Bounded::zeros(fan_out.rows(), count);
-    for row in 0..fan_out.rows() {
-        let (value, variance) = (fan_out.value.row(row), fan_out.variance.row(row));
-        let mut sum = sums.value.row_mut(row);
-        let mut spread = sums.variance.row_mut(row);
-        for (c, group) in groups.iter().enumerate() {
-            if let Some((group, Ratio { factor, error })) = group {
-                sum[*group] += factor * value[c];
-                spread[*group] += factor * factor * variance[c] + (error * value[c]).powi(2);
+pub(super) fn group_sums(fan_out: &Stored, groups: &[Member], count: usize) -> Bounded {
+    let mut sums = Bounded::zeros(fan_out.value.nrows(), count);
+    Zip::from(fan_out.value.rows())
+        .and(sums.value.rows_mut())
+        .and(sums.variance.rows_mut())
+        .par_for_each(|row, mut sum, mut spread| {
+            for (value, group) in row.iter().zip(groups) {
+                let Some((group, Ratio { factor, error })) = group else { continue };
+                sum[*group] += factor * value;
+                spread[*group] +=
+                    factor * factor * fan_out.variance(*value) + (error * value).powi(2);
             }
-        }
-    }
+        });
     sums
 }
 
@@ -414,15 +414,20 @@ fn equations_of(
 
 fn compare(lhs: Bounded, rhs: Bounded, modulo_one: bool, shared: f64) -> (Residual, Vec<usize>) {
     let plain = Residual::of(&lhs, &rhs, shared);
-    if plain.holds() || !modulo_one {
+    if plain.holds() {
+        return (plain, Vec::new());
+    }
+    if !modulo_one {
         let wrong = wrong_columns(&lhs, &rhs);
         return (plain, wrong);
     }
     let (lhs, rhs) = (lhs.centre_columns(), rhs.centre_columns());
     let centred = Residual::of(&lhs, &rhs, shared);
+    if centred.holds() {
+        return (centred, Vec::new());
+    }
     let wrong = wrong_columns(&lhs, &rhs);
-    let better = centred.holds() || centred.wrong < plain.wrong;
-    (if better { centred } else { plain }, wrong)
+    (if centred.wrong < plain.wrong { centred } else { plain }, wrong)
 }
 
 fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> Vec<usize> {

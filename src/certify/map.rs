@@ -103,24 +103,6 @@ impl Map {
         image
     }
 
-    /// `matrix · C`, where C is the map's copies with their signs, without the common factor:
-    /// `[n, expanded]` becomes `[n, source]`. Means and zeros are left out.
-    pub fn fold(&self, matrix: &Bounded) -> Bounded {
-        let mut folded = Bounded::zeros(matrix.rows(), self.source);
-        for row in 0..matrix.rows() {
-            let (value, variance) = (matrix.value.row(row), matrix.variance.row(row));
-            let mut sums = folded.value.row_mut(row);
-            let mut spreads = folded.variance.row_mut(row);
-            for (i, entry) in self.entries.iter().enumerate() {
-                if let Entry::Copy { of, sign } = entry {
-                    sums[*of] += sign * value[i];
-                    spreads[*of] += variance[i];
-                }
-            }
-        }
-        folded
-    }
-
     /// Such as `384 → 1000: 2 copies, 232 mean`.
     pub fn words(&self) -> String {
         let copies = self.copies();
@@ -186,11 +168,5 @@ mod tests {
     fn the_image_copies_and_averages() {
         let column = Bounded::stored(array![[1.0], [3.0]], 0.0, 0.0);
         assert_eq!(average(2, 3).image(&column).value, array![[1.0], [3.0], [2.0]]);
-    }
-
-    #[test]
-    fn folding_sums_the_columns_of_copies() {
-        let row = Bounded::stored(array![[1.0, 2.0, 10.0, 20.0, 5.0]], 0.0, 0.0);
-        assert_eq!(average(2, 5).fold(&row).value, array![[11.0, 22.0]]);
     }
 }

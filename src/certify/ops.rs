@@ -30,7 +30,7 @@ fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
         keys: Keys::Rows(key),
         homogeneous: mlp.activation == Activation::Relu,
         linear,
-        fan_out: reader.side.read(&mlp.down.weight)?,
+        fan_out: reader.side.stored(&mlp.down.weight)?,
         bias: reader.side.bias(&mlp.down)?,
     })
 }
@@ -41,7 +41,7 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     let query = reader.fold(&attention.query)?;
     let key = reader.fold(&attention.key)?;
     let Folded { weight: values, bias: value_bias } = reader.fold(&attention.value)?;
-    let fan_out = reader.side.read(&attention.output.weight)?;
+    let fan_out = reader.side.stored(&attention.output.weight)?;
     let of: Vec<usize> = value_rows(attention);
     let mut constants = Bounded::zeros(of.len(), 1);
     for (channel, row) in of.iter().enumerate() {

@@ -5,11 +5,12 @@
 //! `W_T diag(γ_T) P E / η = W_S diag(γ_S) P` and `W_T β_T + b_T = W_S β_S + b_S`.
 
 use super::bounded::Bounded;
-use super::map::Map;
+use super::map::{Entry, Map};
 use super::side::Side;
 use super::stream::eta_squared;
 use crate::error::Result;
 use crate::model::{Linear, Norm, NormKind};
+use ndarray::Zip;
 
 /// How a model's linear layers read one point of the stream.
 #[derive(Clone, Copy)]
@@ -49,26 +50,50 @@ impl Reader<'_> {
         self.fold_rows(linear, 0, linear.weight.rows())
     }
 
-    /// Folds `count` output rows from `first` on.
+    /// Folds `count` output rows from `first` on, each in one pass.
     pub fn fold_rows(&self, linear: &Linear, first: usize, count: usize) -> Result<Folded> {
-        let mut weight = self.side.read_rows(&linear.weight, first, count)?;
+        let stored = self.side.stored_rows(&linear.weight, first, count)?;
         let mut bias = match &linear.bias {
             Some(bias) => self.side.read_rows(bias, first, count)?,
             None => Bounded::zeros(count, 1),
         };
-        if let Some(norm) = self.norm {
-            if let Some(beta) = &norm.bias {
-                bias = bias.plus(&weight.apply(&self.side.read(beta)?));
-            }
-            weight = weight.times_columns(&self.side.read(&norm.weight)?);
+        if let Some(beta) = self.norm.and_then(|norm| norm.bias.as_ref()) {
+            bias = bias.plus(&stored.apply(&self.side.read(beta)?));
         }
-        if let Some((map, factor)) = self.through {
-            weight = map.fold(&weight).times(factor);
-        }
+        let gamma = match self.norm {
+            Some(norm) => self.side.read(&norm.weight)?,
+            None => Bounded::ones(stored.value.ncols()),
+        };
+        let (width, targets) = self.targets(stored.value.ncols());
+        let mut weight = Bounded::zeros(count, width);
+        Zip::from(stored.value.rows())
+            .and(weight.value.rows_mut())
+            .and(weight.variance.rows_mut())
+            .par_for_each(|row, mut values, mut variances| {
+                for (j, w) in row.iter().enumerate() {
+                    let Some((of, factor)) = targets[j] else { continue };
+                    let (g, spread) = (gamma.value[[j, 0]], gamma.variance[[j, 0]]);
+                    values[of] += factor * g * w;
+                    variances[of] +=
+                        factor * factor * (stored.variance(*w) * g * g + w * w * spread);
+                }
+            });
         if self.is_layer_norm() {
             weight = weight.centre_rows();
         }
         Ok(Folded { weight, bias })
+    }
+
+    /// The width of a folded row, and where each column goes and by what factor.
+    fn targets(&self, columns: usize) -> (usize, Vec<Option<(usize, f64)>>) {
+        let Some((map, factor)) = self.through else {
+            return (columns, (0..columns).map(|j| Some((j, 1.0))).collect());
+        };
+        let target = |entry: &Entry| match entry {
+            Entry::Copy { of, sign } => Some((*of, sign * factor)),
+            Entry::Mean | Entry::Zero => None,
+        };
+        (map.source, map.entries.iter().map(target).collect())
     }
 
     fn is_layer_norm(&self) -> bool {

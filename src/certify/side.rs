@@ -1,6 +1,6 @@
 //! One of the two models: its weights as bounded numbers, and which of them were read.
 
-use super::bounded::Bounded;
+use super::bounded::{Bounded, Stored};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use crate::model::{Lens, Linear, Model};
@@ -25,6 +25,9 @@ const F64_UNIT: f64 = 1.0 / (1u64 << 50) as f64;
 
 /// Numbers of a tensor that its root mean square is taken from.
 const SAMPLES: usize = 4096;
+
+/// Rows that are looked at together where nothing but their numbers matters.
+const BLOCK: usize = 256;
 
 /// The rounding bound of a stored number, relative to it.
 pub(super) fn unit(dtype: Dtype) -> f64 {
@@ -75,14 +78,34 @@ impl<'a> Side<'a> {
 
     /// Reads `count` rows from `first` on. The caller reads all rows in the end.
     pub fn read_rows(&self, lens: &Lens, first: usize, count: usize) -> Result<Bounded> {
+        Ok(self.stored_rows(lens, first, count)?.bounded())
+    }
+
+    /// Like [`Side::read`], without writing out the bounds.
+    pub fn stored(&self, lens: &Lens) -> Result<Stored> {
+        self.stored_rows(lens, 0, lens.rows())
+    }
+
+    /// Like [`Side::read_rows`], without writing out the bounds.
+    pub fn stored_rows(&self, lens: &Lens, first: usize, count: usize) -> Result<Stored> {
         let value = lens.read_rows(self.checkpoint, first, count)?;
-        let tensor = self.checkpoint.tensor(lens.name())?;
-        let (unit, subnormal) =
-            (self.unit(lens), tensor.dtype.map_or(0.0, Dtype::subnormal_roundoff));
+        let dtype = self.checkpoint.tensor(lens.name())?.dtype;
+        let unit = self.unit(lens);
+        let subnormal = dtype.map_or(0.0, Dtype::subnormal_roundoff);
         let floor = (unit * self.scales.get(&role(lens)).copied().unwrap_or(0.0)).max(subnormal);
-        (self.progress)((value.len() * tensor.dtype.map_or(0, Dtype::size)) as u64);
+        (self.progress)((value.len() * dtype.map_or(0, Dtype::size)) as u64);
         self.mark(lens);
-        Ok(Bounded::stored(value, unit, floor))
+        Ok(Stored { value, unit, floor })
+    }
+
+    /// Whether every number of a matrix is exactly zero. The matrix counts as read.
+    pub fn is_zero(&self, lens: &Lens) -> Result<bool> {
+        let mut zero = true;
+        for first in (0..lens.rows()).step_by(BLOCK) {
+            let count = BLOCK.min(lens.rows() - first);
+            zero &= self.stored_rows(lens, first, count)?.value.iter().all(|v| *v == 0.0);
+        }
+        Ok(zero)
     }
 
     /// The bias of a linear layer, zeros without one; `[out, 1]`.

@@ -56,6 +56,11 @@ impl Residual {
         }
     }
 
+    /// Of an equation between zeros.
+    pub fn zero(entries: usize) -> Self {
+        Residual { entries, ..Residual::new(0.0) }
+    }
+
     /// Compares `lhs` (the expanded model) with `rhs` (the source, mapped).
     pub fn of(lhs: &Bounded, rhs: &Bounded, shared: f64) -> Residual {
         let mut residual = Residual::new(shared);
@@ -66,24 +71,32 @@ impl Residual {
     /// Adds a block of the equation whose first row is row `first`.
     pub fn add(&mut self, lhs: &Bounded, rhs: &Bounded, first: usize) {
         assert_eq!(lhs.value.dim(), rhs.value.dim(), "both sides have one shape");
-        for ((row, col), got) in lhs.value.indexed_iter() {
-            let expected = rhs.value[[row, col]];
-            let delta = got - expected;
-            let variance = lhs.variance[[row, col]] + rhs.variance[[row, col]];
-            let units = if delta == 0.0 { 0.0 } else { delta.abs() / variance.sqrt() };
-            // A comparison with NaN is false: a NaN counts as wrong.
-            let fine = units <= UNITS;
-            self.wrong += usize::from(!fine);
-            self.exact &= delta == 0.0;
-            if units > self.units || (units.is_nan() && !self.units.is_nan()) {
-                (self.units, self.worst) = (units, (first + row, col));
-                (self.expected, self.got) = (expected, *got);
+        let mut worst = self.units * self.units;
+        for row in 0..lhs.rows() {
+            let (l, r) = (lhs.row(row), rhs.row(row));
+            for col in 0..l.value.len() {
+                let (got, expected) = (l.value[col], r.value[col]);
+                let delta = got - expected;
+                let variance = l.variance[col] + r.variance[col];
+                if delta != 0.0 {
+                    self.exact = false;
+                    let square = delta * delta;
+                    // Compared this way round, a NaN counts as wrong and as worst.
+                    let fine = square <= UNITS * UNITS * variance;
+                    self.wrong += usize::from(!fine);
+                    let better = square <= worst * variance;
+                    if !better && !worst.is_nan() {
+                        worst = square / variance;
+                        (self.worst, self.expected, self.got) = ((first + row, col), expected, got);
+                    }
+                    self.difference += square;
+                    self.along += delta * expected;
+                }
+                self.square += expected * expected;
+                self.spread += variance * expected * expected;
             }
-            self.difference += delta * delta;
-            self.along += delta * expected;
-            self.square += expected * expected;
-            self.spread += variance * expected * expected;
         }
+        self.units = worst.sqrt();
         self.entries += lhs.value.len();
     }
 

@@ -89,6 +89,14 @@ impl<'a> Network<'a> {
         let mut ledger = Ledger::new();
         for branch in &sublayer.branches {
             let side = if expanded { self.expanded } else { self.source };
+            if let Some(entries) = writes_zeros(side, branch)? {
+                let lenses = branch.op.linears().into_iter().flat_map(|l| l.lenses());
+                let norms = branch.norm.iter().flat_map(Norm::lenses);
+                // What feeds zeros does not matter, but it must be there, and finite.
+                lenses.chain(norms).try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
+                ledger.hold(&Residual::zero(entries));
+                continue;
+            }
             let norm = branch.norm.as_ref();
             let Some((s, t)) = readers((self.source, self.expanded), map, (norm, norm)) else {
                 ledger.unknown(place, NO_NORM);
@@ -155,6 +163,20 @@ impl<'a> Network<'a> {
             reach: Reach::Epsilon,
         });
     }
+}
+
+/// How many zeros a branch writes with, if all that it writes is multiplied by zero.
+fn writes_zeros(side: &Side, branch: &Branch) -> Result<Option<usize>> {
+    let out = match &branch.op {
+        Op::Attention(attention) => &attention.output,
+        Op::Mlp(mlp) => &mlp.down,
+    };
+    for lens in out.lenses() {
+        if !side.is_zero(lens)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(out.lenses().map(|lens| lens.rows() * lens.cols()).sum()))
 }
 
 pub(super) const NO_NORM: &str =

@@ -58,26 +58,26 @@ impl Model {
         lenses.extend(embedding.tables.iter().map(|t| &t.lens));
         lenses.extend(&embedding.class_token);
         if let Some(linear) = &embedding.patch {
-            linear.collect(&mut lenses);
+            lenses.extend(linear.lenses());
         }
         if let Some(norm) = &embedding.norm {
-            norm.collect(&mut lenses);
+            lenses.extend(norm.lenses());
         }
         for sublayer in self.layers.iter().flatten() {
             for branch in &sublayer.branches {
                 if let Some(norm) = &branch.norm {
-                    norm.collect(&mut lenses);
+                    lenses.extend(norm.lenses());
                 }
-                branch.op.linears().iter().for_each(|linear| linear.collect(&mut lenses));
+                branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
             }
             if let Some(norm) = &sublayer.post_norm {
-                norm.collect(&mut lenses);
+                lenses.extend(norm.lenses());
             }
         }
         for step in self.outputs.iter().flat_map(|o| &o.steps) {
             match step {
-                Step::Norm(norm) => norm.collect(&mut lenses),
-                Step::Linear(linear) => linear.collect(&mut lenses),
+                Step::Norm(norm) => lenses.extend(norm.lenses()),
+                Step::Linear(linear) => lenses.extend(linear.lenses()),
                 Step::First | Step::Activation(_) => {}
             }
         }
@@ -94,16 +94,16 @@ impl Model {
 }
 
 impl Linear {
-    fn collect<'a>(&'a self, lenses: &mut Vec<&'a Lens>) {
-        lenses.push(&self.weight);
-        lenses.extend(&self.bias);
+    /// Weight and, where there is one, bias.
+    pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
+        std::iter::once(&self.weight).chain(&self.bias)
     }
 }
 
 impl Norm {
-    fn collect<'a>(&'a self, lenses: &mut Vec<&'a Lens>) {
-        lenses.push(&self.weight);
-        lenses.extend(&self.bias);
+    /// γ and, where there is one, β.
+    pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
+        std::iter::once(&self.weight).chain(&self.bias)
     }
 }
 
