@@ -40,7 +40,7 @@ impl Stored {
         Zip::from(self.value.rows())
             .and(product.value.column_mut(0))
             .and(product.variance.column_mut(0))
-            .par_for_each(|row, value, variance| {
+            .for_each(|row, value, variance| {
                 for (j, w) in row.iter().enumerate() {
                     let (x, spread) = (vector.value[[j, 0]], vector.variance[[j, 0]]);
                     *value += w * x;
@@ -95,7 +95,7 @@ impl Bounded {
     /// Removes the mean of every row.
     pub fn centre_rows(mut self) -> Self {
         let count = self.cols() as f64;
-        Zip::from(self.value.rows_mut()).and(self.variance.rows_mut()).par_for_each(
+        Zip::from(self.value.rows_mut()).and(self.variance.rows_mut()).for_each(
             |mut values, mut variances| {
                 let mean = values.sum() / count;
                 let shared = variances.sum() / (count * count);

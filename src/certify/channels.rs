@@ -336,7 +336,7 @@ pub(super) fn group_sums(fan_out: &Stored, groups: &[Member], count: usize) -> B
     Zip::from(fan_out.value.rows())
         .and(sums.value.rows_mut())
         .and(sums.variance.rows_mut())
-        .par_for_each(|row, mut sum, mut spread| {
+        .for_each(|row, mut sum, mut spread| {
             for (value, group) in row.iter().zip(groups) {
                 let Some((group, Ratio { factor, error })) = group else { continue };
                 sum[*group] += factor * value;

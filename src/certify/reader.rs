@@ -69,7 +69,7 @@ impl Reader<'_> {
         Zip::from(stored.value.rows())
             .and(weight.value.rows_mut())
             .and(weight.variance.rows_mut())
-            .par_for_each(|row, mut values, mut variances| {
+            .for_each(|row, mut values, mut variances| {
                 for (j, w) in row.iter().enumerate() {
                     let Some((of, factor)) = targets[j] else { continue };
                     let (g, spread) = (gamma.value[[j, 0]], gamma.variance[[j, 0]]);
