@@ -11,7 +11,7 @@ use lemon_check::checkpoint::{Checkpoint, Dtype};
 use lemon_check::forward::{Input, storage_noise};
 use lemon_check::model::{Model, describe};
 use lemon_check::testing::random::generator;
-use lemon_check::testing::{Architecture, Intent, Mutant, inputs};
+use lemon_check::testing::{Architecture, Editor, Intent, Mutant, inputs};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
@@ -197,6 +197,49 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
     let (named, changed) =
         mistakes.fold((0, 0), |(n, c), (_, count)| (n + count.named, c + count.changed));
     assert!(named * 20 >= changed * 19, "{named} of {changed} mistakes are blamed rightly");
+}
+
+/// A factor that hides in the rounding of every single number does not hide in all of them: the
+/// resolution that the certificate claims is the one it has.
+#[test]
+fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
+    let mut caught = 0;
+    for architecture in Architecture::ALL {
+        for seed in 0..30 {
+            let models = Models::random(architecture, seed, |source| {
+                source.dtype = Dtype::Bf16;
+            })
+            .unwrap();
+            let right = certificate(&models, (&models.expanded, &models.expanded_model));
+            // Where there are few numbers, there is little resolution.
+            if models.is_steep() || right.resolution > 0.1 {
+                continue;
+            }
+            let all = all_inputs(&models, seed);
+            let outputs = run(&models.expanded, &models.expanded_model, &all);
+            for lens in models.expanded_model.lenses() {
+                let mut editor = Editor::new(&models.expanded, &models.expanded_model);
+                let factor = 1.0 + 4.0 * right.resolution;
+                editor.edit(lens, |matrix| *matrix *= factor).unwrap();
+                let changed = editor.finish();
+                let model = describe(&changed).unwrap();
+                let apart = difference(&outputs, &run(&changed, &model, &all));
+                let found = certificate(&models, (&changed, &model));
+                // The biases of attention are but a small part of what they are added to.
+                if apart > right.resolution && lens.cols() > 1 {
+                    caught += 1;
+                    assert!(
+                        !found.proves_lossless(),
+                        "{} times {factor} in {} makes a difference of {apart:e} and is missed: {}",
+                        models.replay(),
+                        lens.name(),
+                        found.resolution
+                    );
+                }
+            }
+        }
+    }
+    assert!(caught > 100, "only {caught} changes were visible");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! In network order: the norm in front, the layers that read the stream, the layer that writes it,
 //! its bias.
 
+use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
 use super::channels::{Equations, Keys, Member, Writes};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
@@ -31,6 +32,9 @@ const NOTHING: &str = "an inserted sublayer must write nothing";
 impl<'a> Accused<'a> {
     /// Finds the first cause of failing fan-out or bias equations.
     pub fn blame(&self, equations: &Equations) -> Result<Verdict<'a>> {
+        if !equations.agreement.holds() {
+            return Ok((READS, self.scale_fault(&equations.agreement)?));
+        }
         if !equations.fan_out.holds() {
             if let Some(blame) = self.reader_fault(equations)? {
                 return Ok((READS, blame));
@@ -38,6 +42,26 @@ impl<'a> Accused<'a> {
             return Ok((FAN_OUT, fan_out_fault(self.ops, equations)));
         }
         self.bias_fault(&equations.bias)
+    }
+
+    /// Every row is right within its rounding, but all together are off by a common factor.
+    fn scale_fault(&self, agreement: &Agreement) -> Result<Blame<'a>> {
+        if let Some(blame) = norm_fault(self.readers, 1.0)? {
+            return Ok(blame);
+        }
+        let first = |op: &'a Op| match op {
+            Op::Attention(attention) => &attention.query,
+            Op::Mlp(mlp) => mlp.gate.as_ref().unwrap_or(&mlp.up),
+        };
+        let (s, t) = (first(self.ops.0), first(self.ops.1));
+        let biases = agreement.weight.holds().then(|| t.bias.as_ref().zip(s.bias.as_ref()));
+        let (tensor, source_tensor, residual) = match biases.flatten() {
+            Some((t, s)) => (t, s, &agreement.bias),
+            None => (&t.weight, &s.weight, &agreement.weight),
+        };
+        let cause = format!("all of it is {:.4} times what it must be", residual.factor());
+        let at = (residual.worst.0.min(tensor.rows() - 1), 0);
+        Ok(Blame { tensor, source_tensor, at, residual: residual.clone(), cause: Some(cause) })
     }
 
     /// Expanded channels that match nothing in the source and whose fan-outs do not cancel.
@@ -262,7 +286,7 @@ fn fan_out_fault<'a>(ops: (&'a Op, &'a Op), equations: &Equations) -> Blame<'a> 
 
 /// Who is to blame where a sublayer that stands alone writes something.
 pub(super) fn alone<'a>(op: &'a Op, equations: &Equations) -> Verdict<'a> {
-    if !equations.fan_out.holds() {
+    if !equations.fan_out.holds() || !equations.agreement.holds() {
         return (NOTHING, fan_out_fault((op, op), equations));
     }
     let out = writer(op);

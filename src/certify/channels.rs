@@ -7,6 +7,7 @@
 //! If in every group the expanded fan-outs sum to E times the source's, the sublayers are equal; a
 //! group that the source lacks must sum to zero.
 
+use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, Stored, UNITS};
 use super::map::Map;
 use super::pattern::Pattern;
@@ -53,15 +54,16 @@ pub(super) fn group(
     source: Option<&Writes>,
     expanded: Option<&Writes>,
     strategy: Strategy,
+    agreement: &mut Agreement,
 ) -> Groups {
     let sides = [source, expanded];
-    let keys = key_groups(sides, strategy);
+    let keys = key_groups(sides, strategy, agreement);
     let of = sides.map(|side| side.and_then(|w| w.linear.as_ref()));
     let items = [0, 1].map(|side| {
         let keys = keys[side].iter().map(|(key, _)| *key).collect();
         of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys })
     });
-    let [source, expanded] = cluster(&items, Sameness::Multiple, strategy);
+    let [source, expanded] = cluster(&items, Sameness::Multiple, strategy, agreement);
     let mut numbers: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut number = |keys: &[(usize, Ratio)], linear: Option<Vec<Member>>| -> Vec<Member> {
         let mut one = |key: usize, direction: usize| {
@@ -100,7 +102,11 @@ fn drop_zeros(rows: &Bounded, row_of: &[usize], members: &mut [Vec<Member>; 2], 
 }
 
 /// The group of each channel by its key alone, with the factor that its key brings.
-fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<(usize, Ratio)>; 2] {
+fn key_groups(
+    sides: [Option<&Writes>; 2],
+    strategy: Strategy,
+    agreement: &mut Agreement,
+) -> [Vec<(usize, Ratio)>; 2] {
     let rows = sides.map(|side| match side.map(|w| &w.keys) {
         Some(Keys::Rows(rows)) => Some(Items::of_rows(rows)),
         _ => None,
@@ -108,7 +114,7 @@ fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<(usize, R
     if rows.iter().any(Option::is_some) {
         let homogeneous = sides.iter().flatten().all(|writes| writes.homogeneous);
         let same = if homogeneous { Sameness::PositiveMultiple } else { Sameness::Equal };
-        let groups = cluster(&rows, same, strategy);
+        let groups = cluster(&rows, same, strategy, agreement);
         // A ReLU of zero is in no group: it contributes nothing.
         let nothing = (usize::MAX, Ratio { factor: 0.0, error: 0.0 });
         return groups.map(|side| side.into_iter().map(|g| g.unwrap_or(nothing)).collect());
@@ -136,6 +142,9 @@ fn key_groups(sides: [Option<&Writes>; 2], strategy: Strategy) -> [Vec<(usize, R
                 }
                 false => known.next(),
             };
+            if let (Some(group), 1) = (found, side) {
+                pattern.agree(representatives[group].0, head, agreement);
+            }
             let group = found.unwrap_or_else(|| {
                 representatives.push((pattern, if side == 0 { head } else { usize::MAX }));
                 representatives.len() - 1
@@ -261,11 +270,13 @@ struct Representative {
 }
 
 /// Groups equal rows, over both models, the source's first. Where multiples are
-/// the same, each row has its factor, and zero rows are in no group.
+/// the same, each row has its factor, and zero rows are in no group. The expanded model's matches are
+/// added to `agreement`.
 pub(super) fn cluster(
     sides: &[Option<Items>; 2],
     same: Sameness,
     strategy: Strategy,
+    agreement: &mut Agreement,
 ) -> [Vec<Member>; 2] {
     let scalable = same != Sameness::Equal;
     // Per key: representatives in the order of their first projection.
@@ -318,6 +329,12 @@ pub(super) fn cluster(
                 };
                 Some((*group, ratio))
             });
+            if let (Some((group, ratio)), 1) = (found, side) {
+                let other = &known[group];
+                let others = sides[other.side].as_ref().expect("it has items");
+                let other = others.rows.row(others.of[other.item]);
+                agreement.add(&row, &other, ratio, item, items.rows.cols());
+            }
             groups.push(Some(found.unwrap_or_else(|| {
                 let group = known.len();
                 let at = order.partition_point(|(k, _)| *k < first);
@@ -359,10 +376,29 @@ fn factor_error(groups: &Groups) -> f64 {
 /// The two equations of a sublayer pair: fan-outs group by group, and the constant.
 pub(super) struct Equations {
     pub groups: Groups,
+    /// What decides the groups, over all their members.
+    pub agreement: Agreement,
     pub fan_out: Residual,
     /// Groups whose column is wrong.
     pub wrong_groups: Vec<usize>,
     pub bias: Residual,
+}
+
+impl Equations {
+    /// Whether all hold.
+    pub fn hold(&self) -> bool {
+        self.inside_holds() && self.bias.holds()
+    }
+
+    /// Whether all but that of the constant hold.
+    fn inside_holds(&self) -> bool {
+        self.fan_out.holds() && self.agreement.holds()
+    }
+
+    /// Every equation.
+    pub fn residuals(&self) -> [&Residual; 4] {
+        [&self.agreement.weight, &self.agreement.bias, &self.fan_out, &self.bias]
+    }
 }
 
 /// Holds what two sublayers write against each other. `modulo_one`: up to a constant over the
@@ -375,20 +411,26 @@ pub(super) fn equations(
     shared: f64,
 ) -> Equations {
     let grouped = |strategy| {
-        let groups = group(source, expanded, strategy);
-        equations_of(groups, source, expanded, map, modulo_one, shared)
+        // A pattern is a product: the norm's weight is in both of its factors.
+        let patterns = [source, expanded]
+            .iter()
+            .flatten()
+            .any(|writes| matches!(writes.keys, Keys::Patterns(..)));
+        let mut agreement = Agreement::new(if patterns { 2.0 * shared } else { shared });
+        let groups = group(source, expanded, strategy, &mut agreement);
+        equations_of((groups, agreement), source, expanded, map, modulo_one, shared)
     };
     let first = grouped(Strategy::ALL[0]);
-    if first.fan_out.holds() {
+    if first.inside_holds() {
         return first;
     }
     // Perhaps channels that are nearly equal were told apart wrongly.
     let others = Strategy::ALL[1..].iter().map(|strategy| grouped(*strategy));
-    others.into_iter().find(|equations| equations.fan_out.holds()).unwrap_or(first)
+    others.into_iter().find(Equations::inside_holds).unwrap_or(first)
 }
 
 fn equations_of(
-    groups: Groups,
+    (groups, agreement): (Groups, Agreement),
     source: Option<&Writes>,
     expanded: Option<&Writes>,
     map: &Map,
@@ -409,7 +451,7 @@ fn equations_of(
     let (fan_out, wrong_groups) = compare(lhs, rhs, modulo_one, shared);
     let (lhs, rhs) = (bias(expanded, map.expanded()), map.image(&bias(source, map.source)));
     let (bias, _) = compare(lhs, rhs, modulo_one, shared);
-    Equations { groups, fan_out, wrong_groups, bias }
+    Equations { groups, agreement, fan_out, wrong_groups, bias }
 }
 
 fn compare(lhs: Bounded, rhs: Bounded, modulo_one: bool, shared: f64) -> (Residual, Vec<usize>) {

@@ -89,8 +89,9 @@ fn vector_fault<'a>(
             (lhs.value[[i, 0]], lhs.variance[[i, 0]]) = (0.0, 0.0);
         }
     }
-    let residual = Residual::of(&lhs, &unsigned.image(&source.side.read(s)?), 0.0);
-    if residual.wrong == 0 {
+    let shared = expanded.side.unit(t);
+    let residual = Residual::of(&lhs, &unsigned.image(&source.side.read(s)?), shared);
+    if residual.holds() {
         return Ok(None);
     }
     let (at, cause) = (residual.worst, constant_ratio(&residual, &[]));

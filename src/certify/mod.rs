@@ -18,6 +18,7 @@
 //! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
 //! which the models differ, which [`crate::check`] does.
 
+mod agreement;
 mod align;
 mod blame;
 mod bounded;
@@ -129,19 +130,21 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Whether a constant over the channels, added to the stream, changes nothing: all that reads a sum
-/// on the stream is a LayerNorm.
+/// Whether a constant over the channels, added to a sum on the stream, changes nothing: all that
+/// reads such a sum is a LayerNorm.
 fn reads_by_layer_norm_alone(model: &Model) -> bool {
-    let mut sublayers = model.layers.iter().flatten();
-    let guarded = sublayers
-        .all(|s| s.post_norm.is_some() || s.branches.iter().all(|branch| branch.norm.is_some()));
-    let post_norm = |s: &Sublayer| s.post_norm.is_some();
-    let last_is_norm = model.layers.last().and_then(|l| l.last()).is_some_and(post_norm);
+    let mut behind_norm = model.embedding.norm.is_some();
+    for sublayer in model.layers.iter().flatten() {
+        if !behind_norm && sublayer.branches.iter().any(|branch| branch.norm.is_none()) {
+            return false;
+        }
+        behind_norm = sublayer.post_norm.is_some();
+    }
     let first_step = |steps: &[Step]| {
         steps.iter().find(|step| !matches!(step, Step::First)).is_some_and(is_norm)
     };
-    let outputs = last_is_norm || model.outputs.iter().all(|output| first_step(&output.steps));
-    guarded && outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
+    let outputs = behind_norm || model.outputs.iter().all(|output| first_step(&output.steps));
+    outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
 }
 
 fn is_norm(step: &Step) -> bool {

@@ -1,6 +1,7 @@
 //! From the stream to what the models return.
 
-use super::bounded::{Bounded, Ratio, UNITS};
+use super::agreement::Agreement;
+use super::bounded::{Ratio, UNITS};
 use super::channels::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::map::{Entry, Map};
@@ -165,10 +166,12 @@ impl Network<'_> {
             return Ok(false);
         };
         let rows = (readers.0.fold(s)?.joined(), readers.1.fold(t)?.joined());
+        let mut agreement = Agreement::new(readers.1.shared());
         let [groups_s, groups_t] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,
             Strategy::ALL[0],
+            &mut agreement,
         );
         let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);
         let mut members = vec![Vec::new(); rows.0.rows() + rows.1.rows()];
@@ -205,16 +208,25 @@ impl Network<'_> {
             });
         }
         let map = Map { source: rows.0.rows(), entries, scale: 1.0, scale_error: 0.0 };
-        ledger.hold(&Residual::of(&rows.1, &image_of(&map, &rows.0), readers.1.shared()));
+        for residual in [&agreement.weight, &agreement.bias] {
+            if residual.holds() {
+                ledger.hold(residual);
+                continue;
+            }
+            let fault = norm_fault((&readers.0, &readers.1), 1.0)?.unwrap_or(Blame {
+                tensor: &t.weight,
+                source_tensor: &s.weight,
+                at: (residual.worst.0, 0),
+                residual: residual.clone(),
+                cause: constant_ratio(residual, &[]),
+            });
+            ledger.fail(told((HIDDEN, fault), place));
+        }
         ledger.map(format!("{place}: hidden layer"), map.words());
         walk.map = map;
         walk.norms = (None, None);
         Ok(true)
     }
-}
-
-fn image_of(map: &Map, rows: &Bounded) -> Bounded {
-    map.image(rows)
 }
 
 /// The comparison of two heads.

@@ -7,7 +7,8 @@
 //! keys agree up to a factor and the queries up to its inverse. A channel whose query or key is
 //! zero contributes nothing.
 
-use super::bounded::Bounded;
+use super::agreement::Agreement;
+use super::bounded::{Bounded, Ratio, UNITS};
 use super::reader::Folded;
 use crate::model::Attention;
 
@@ -64,17 +65,39 @@ pub(super) fn patterns(attention: &Attention, query: &Folded, key: &Folded) -> V
 impl Pattern {
     /// Whether the two patterns are equal within `units` of their bounds.
     pub fn equals(&self, other: &Pattern, units: f64) -> bool {
-        let mut free: Vec<&Channel> = other.channels.iter().collect();
-        for mine in &self.channels {
-            match free.iter().position(|theirs| mine.equals(theirs, units)) {
-                Some(partner) => {
-                    free.remove(partner);
-                }
+        self.partners(other, units).is_some()
+    }
+
+    /// If the two patterns are equal: which channels are one, and the ratio of their keys.
+    fn partners(&self, other: &Pattern, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
+        let mut free: Vec<usize> = (0..other.channels.len()).collect();
+        let mut partners = Vec::with_capacity(self.channels.len());
+        for (number, mine) in self.channels.iter().enumerate() {
+            let found = free.iter().enumerate().find_map(|(place, theirs)| {
+                Some((place, mine.ratio(&other.channels[*theirs], units)?))
+            });
+            match found {
+                Some((place, ratio)) => partners.push((number, free.remove(place), ratio)),
                 None if mine.is_zero(units) => {}
-                None => return false,
+                None => return None,
             }
         }
-        free.iter().all(|theirs| theirs.is_zero(units))
+        let rest = free.iter().all(|theirs| other.channels[*theirs].is_zero(units));
+        rest.then_some(partners)
+    }
+
+    /// Adds the equations of two equal patterns; `head` is this one's number.
+    pub fn agree(&self, other: &Pattern, head: usize, agreement: &mut Agreement) {
+        for (mine, theirs, ratio) in self.partners(other, UNITS).unwrap_or_default() {
+            let (mine, theirs) = (&self.channels[mine], &other.channels[theirs]);
+            let rotary = mine.frequency != 0.0;
+            let columns = mine.query.cols();
+            let (with_bias, of_key) =
+                if rotary { (columns / 2, columns / 2) } else { (columns, 0) };
+            agreement.add(&mine.key.row(0), &theirs.key.row(0), ratio, head, of_key);
+            let inverse = ratio.inverse();
+            agreement.add(&mine.query.row(0), &theirs.query.row(0), inverse, head, with_bias);
+        }
     }
 }
 
@@ -84,13 +107,14 @@ impl Channel {
         self.key.row(0).is_zero(units) || self.query.row(0).is_zero(units)
     }
 
-    fn equals(&self, other: &Channel, units: f64) -> bool {
-        let close = (self.frequency - other.frequency).abs() <= 1e-12 * self.frequency.abs();
-        if !close {
-            return false;
+    /// The ratio of the keys, if the two are equal: opposite ratios cancel in the product.
+    fn ratio(&self, other: &Channel, units: f64) -> Option<Ratio> {
+        if (self.frequency - other.frequency).abs() > 1e-12 * self.frequency.abs() {
+            return None;
         }
-        let Some(ratio) = self.key.row(0).ratio(&other.key.row(0), units) else { return false };
-        // Opposite factors cancel in the product.
-        ratio.factor != 0.0 && self.query.row(0).equals(&other.query.row(0), ratio.inverse(), units)
+        let ratio = self.key.row(0).ratio(&other.key.row(0), units)?;
+        let queries = (self.query.row(0), other.query.row(0));
+        let equal = ratio.factor != 0.0 && queries.0.equals(&queries.1, ratio.inverse(), units);
+        equal.then_some(ratio)
     }
 }

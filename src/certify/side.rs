@@ -26,6 +26,10 @@ const F64_UNIT: f64 = 1.0 / (1u64 << 50) as f64;
 /// Numbers of a tensor that its root mean square is taken from.
 const SAMPLES: usize = 4096;
 
+/// The unit of the coarsest arithmetic in which expansions are computed, whatever they are stored
+/// in: a sum that should be zero is zero to this, relative to its terms.
+const ARITHMETIC: f64 = 1.0 / (1u64 << 24) as f64;
+
 /// Rows that are looked at together where nothing but their numbers matters.
 const BLOCK: usize = 256;
 
@@ -92,7 +96,7 @@ impl<'a> Side<'a> {
         let dtype = self.checkpoint.tensor(lens.name())?.dtype;
         let unit = self.unit(lens);
         let subnormal = dtype.map_or(0.0, Dtype::subnormal_roundoff);
-        let floor = (unit * self.scales.get(&role(lens)).copied().unwrap_or(0.0)).max(subnormal);
+        let floor = (unit.min(ARITHMETIC) * self.scale(lens)).max(subnormal);
         (self.progress)((value.len() * dtype.map_or(0, Dtype::size)) as u64);
         self.mark(lens);
         Ok(Stored { value, unit, floor })
@@ -114,6 +118,16 @@ impl<'a> Side<'a> {
             Some(bias) => self.read(bias),
             None => Ok(Bounded::zeros(linear.weight.rows(), 1)),
         }
+    }
+
+    /// The typical size of a tensor's numbers: its own root mean square; or, if that is no more than
+    /// rounding of what its role holds in other layers, the role's, so that a 1e-17 where a zero
+    /// belongs is a zero.
+    fn scale(&self, lens: &Lens) -> f64 {
+        let role = self.scales.get(&role(lens)).copied().unwrap_or(0.0);
+        let (sum, count) = mean_square(self.checkpoint, lens);
+        let own = (sum / count.max(1) as f64).sqrt();
+        if own > 16.0 * ARITHMETIC * role { own } else { role }
     }
 
     fn mark(&self, lens: &Lens) {

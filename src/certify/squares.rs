@@ -71,33 +71,36 @@ impl Residual {
     /// Adds a block of the equation whose first row is row `first`.
     pub fn add(&mut self, lhs: &Bounded, rhs: &Bounded, first: usize) {
         assert_eq!(lhs.value.dim(), rhs.value.dim(), "both sides have one shape");
-        let mut worst = self.units * self.units;
         for row in 0..lhs.rows() {
             let (l, r) = (lhs.row(row), rhs.row(row));
             for col in 0..l.value.len() {
-                let (got, expected) = (l.value[col], r.value[col]);
-                let delta = got - expected;
                 let variance = l.variance[col] + r.variance[col];
-                if delta != 0.0 {
-                    self.exact = false;
-                    let square = delta * delta;
-                    // Compared this way round, a NaN counts as wrong and as worst.
-                    let fine = square <= UNITS * UNITS * variance;
-                    self.wrong += usize::from(!fine);
-                    let better = square <= worst * variance;
-                    if !better && !worst.is_nan() {
-                        worst = square / variance;
-                        (self.worst, self.expected, self.got) = ((first + row, col), expected, got);
-                    }
-                    self.difference += square;
-                    self.along += delta * expected;
-                }
-                self.square += expected * expected;
-                self.spread += variance * expected * expected;
+                self.add_entry((first + row, col), l.value[col], r.value[col], variance);
             }
         }
-        self.units = worst.sqrt();
-        self.entries += lhs.value.len();
+    }
+
+    /// Adds one entry, with the variance of the difference of its two sides.
+    #[inline]
+    pub fn add_entry(&mut self, at: (usize, usize), got: f64, expected: f64, variance: f64) {
+        let delta = got - expected;
+        self.entries += 1;
+        self.square += expected * expected;
+        self.spread += variance * expected * expected;
+        if delta == 0.0 {
+            return;
+        }
+        self.exact = false;
+        let square = delta * delta;
+        self.difference += square;
+        self.along += delta * expected;
+        // Compared this way round, a NaN counts as wrong and as worst.
+        let within = |units: f64| square <= units * units * variance;
+        self.wrong += usize::from(!within(UNITS));
+        if !within(self.units) && !self.units.is_nan() {
+            self.units = (square / variance).sqrt();
+            (self.worst, self.expected, self.got) = (at, expected, got);
+        }
     }
 
     /// Joins the residual of other blocks of the same equation.

@@ -65,12 +65,12 @@ impl<'a> Network<'a> {
         let t = writes(readers.1, &expanded.op)?;
         let shared = readers.1.shared();
         let found = equations(Some(&s), Some(&t), map, self.layer_norm, shared);
-        for residual in [&found.fan_out, &found.bias] {
-            if residual.holds() {
+        for residual in found.residuals() {
+            if residual.holds() && residual.entries > 0 {
                 ledger.hold(residual);
             }
         }
-        if found.fan_out.holds() && found.bias.holds() {
+        if found.hold() {
             return Ok(());
         }
         let accused = Accused { readers, ops: (&source.op, &expanded.op), writes: (&s, &t) };
@@ -109,9 +109,8 @@ impl<'a> Network<'a> {
                 false => (Some(&written), None),
             };
             let found = equations(source, target, map, self.layer_norm, 0.0);
-            if found.fan_out.holds() && found.bias.holds() {
-                ledger.hold(&found.fan_out);
-                ledger.hold(&found.bias);
+            if found.hold() {
+                found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
             } else {
                 ledger.fail(told(alone(&branch.op, &found), place));
             }

@@ -12,6 +12,6 @@ pub mod shrink;
 pub mod source;
 pub mod target;
 
-pub use mutants::{Intent, Mutant, Mutated, Pair};
+pub use mutants::{Editor, Intent, Mutant, Mutated, Pair};
 pub use source::{Architecture, Head, SourceCase, WeightStyle};
 pub use target::{FreeParts, TargetCase};
