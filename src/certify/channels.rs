@@ -12,7 +12,7 @@ use super::bounded::{Bounded, Ratio, Stored, UNITS};
 use super::map::Map;
 use super::pattern::Pattern;
 use super::squares::Residual;
-use ndarray::{Array2, Zip};
+use ndarray::{Array2, Axis, Zip};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a sublayer writes, channel by channel.
@@ -81,8 +81,8 @@ pub(super) fn group(
     let mut members =
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
     for side in [0, 1] {
-        if let Some((rows, row_of)) = of[side] {
-            drop_zeros(rows, row_of, &mut members, side);
+        if let (Some((rows, row_of)), Some(writes)) = (of[side], sides[side]) {
+            drop_zeros(rows, row_of, &writes.fan_out, &mut members, side);
         }
     }
     let [source, expanded] = members;
@@ -90,12 +90,21 @@ pub(super) fn group(
 }
 
 /// Takes channels out of groups that the other model lacks if their linear factor is zero within
-/// its bounds: they contribute nothing, whatever their fan-out.
-fn drop_zeros(rows: &Bounded, row_of: &[usize], members: &mut [Vec<Member>; 2], side: usize) {
+/// its bounds and their fan-out no larger than others': their product is as small as rounding.
+fn drop_zeros(
+    rows: &Bounded,
+    row_of: &[usize],
+    fan_out: &Stored,
+    members: &mut [Vec<Member>; 2],
+    side: usize,
+) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
-    for (member, row) in members[side].iter_mut().zip(row_of) {
-        let alone = member.is_some_and(|(group, _)| !others.contains(&group));
-        if alone && rows.row(*row).is_zero(UNITS) {
+    let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
+    let sizes = fan_out.value.map_axis(Axis(0), |column| column.dot(&column).sqrt());
+    let usual = members[side].iter().zip(&sizes).filter(|(member, _)| shared(member));
+    let usual = usual.map(|(_, size)| *size).fold(0.0, f64::max);
+    for ((member, row), size) in members[side].iter_mut().zip(row_of).zip(&sizes) {
+        if !shared(member) && *size <= 4.0 * usual && rows.row(*row).is_zero(UNITS) {
             *member = None;
         }
     }
@@ -115,9 +124,18 @@ fn key_groups(
         let homogeneous = sides.iter().flatten().all(|writes| writes.homogeneous);
         let same = if homogeneous { Sameness::PositiveMultiple } else { Sameness::Equal };
         let groups = cluster(&rows, same, strategy, agreement);
-        // A ReLU of zero is in no group: it contributes nothing.
+        // Every activation maps zero to zero: a neuron whose row and bias are zero contributes
+        // nothing.
         let nothing = (usize::MAX, Ratio { factor: 0.0, error: 0.0 });
-        return groups.map(|side| side.into_iter().map(|g| g.unwrap_or(nothing)).collect());
+        let mut rows = rows.iter();
+        return groups.map(|side| {
+            let items = rows.next().and_then(Option::as_ref);
+            let member = |(item, group): (usize, Member)| match (group, items) {
+                (Some(group), Some(items)) if !items.rows.row(item).is_zero(0.0) => group,
+                _ => nothing,
+            };
+            side.into_iter().enumerate().map(member).collect()
+        });
     }
     let mut representatives: Vec<(&Pattern, usize)> = Vec::new();
     let mut sources = 0;
@@ -270,8 +288,8 @@ struct Representative {
 }
 
 /// Groups equal rows, over both models, the source's first. Where multiples are
-/// the same, each row has its factor, and zero rows are in no group. The expanded model's matches are
-/// added to `agreement`.
+/// the same, each row has its factor, and zero rows are in no group. The expanded
+/// model's matches are added to `agreement`.
 pub(super) fn cluster(
     sides: &[Option<Items>; 2],
     same: Sameness,

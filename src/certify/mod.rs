@@ -44,7 +44,7 @@ use crate::model::{Model, Norm, NormKind, Step, Sublayer};
 use align::Pair;
 use map::Map;
 use rayon::prelude::*;
-use side::Side;
+use side::{Caps, Side};
 use squares::Ledger;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,10 +66,10 @@ pub fn certify(
     let total = bytes(source) + bytes(expanded);
     let done = AtomicU64::new(0);
     let count = |read: u64| progress(done.fetch_add(read, Ordering::Relaxed) + read, total);
-    let cap = Side::coarsest_unit(expanded.0, expanded.1);
+    let caps = Caps::new(expanded.0, expanded.1);
     let sides = (
-        Side::new(source.0, source.1, cap, &count),
-        Side::new(expanded.0, expanded.1, cap, &count),
+        Side::new(source.0, source.1, caps.clone(), &count),
+        Side::new(expanded.0, expanded.1, caps, &count),
     );
     let mut ledger = Ledger::new();
     hold_all(&sides.0, &sides.1, &mut ledger)?;
@@ -237,6 +237,7 @@ fn exhaustive(
             (0, 0) => Ok(0.0),
             (0, j) => failed(network.alone(map, &t[j - 1], true, "")),
             (i, 0) => failed(network.alone(map, &s[i - 1], false, "")),
+            (i, j) if kind(&s[i - 1]) != kind(&t[j - 1]) => Ok(1e6),
             (i, j) => failed(network.pair(map, (&s[i - 1], &t[j - 1]), "")),
         })
         .collect::<Result<_>>()?;

@@ -107,6 +107,9 @@ impl Network<'_> {
         if fixed || !map.is_injective() {
             ledger.unknown(place, "the output's channels are not all found in the expanded output");
         }
+        if map.scale != 1.0 {
+            ledger.unknown(place, format!("it is {:.6} times the source's", map.scale));
+        }
         ledger.map(place, map.words());
         Ok(())
     }

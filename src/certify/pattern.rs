@@ -56,7 +56,7 @@ pub(super) fn patterns(attention: &Attention, query: &Folded, key: &Folded) -> V
                     }));
                 }
             }
-            channels.retain(|c| !c.is_zero(0.0));
+            channels.retain(|c| !c.key.row(0).is_zero(0.0) && !c.query.row(0).is_zero(0.0));
             Pattern { channels }
         })
         .collect()
@@ -78,12 +78,28 @@ impl Pattern {
             });
             match found {
                 Some((place, ratio)) => partners.push((number, free.remove(place), ratio)),
-                None if mine.is_zero(units) => {}
+                None if self.is_negligible(mine, units) => {}
                 None => return None,
             }
         }
-        let rest = free.iter().all(|theirs| other.channels[*theirs].is_zero(units));
+        let rest = free.iter().all(|theirs| other.is_negligible(&other.channels[*theirs], units));
         rest.then_some(partners)
+    }
+
+    /// Whether a channel contributes nothing: one of its factors is zero within `units` of its
+    /// bounds, and the other is of the size that this factor's partners have, so that the product
+    /// is as small as rounding.
+    fn is_negligible(&self, channel: &Channel, units: f64) -> bool {
+        let size = |row: &Bounded| row.value.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let (mut key, mut query) = (0.0f64, 0.0f64);
+        for other in &self.channels {
+            if !other.key.row(0).is_zero(units) && !other.query.row(0).is_zero(units) {
+                key = key.max(size(&other.key));
+                query = query.max(size(&other.query));
+            }
+        }
+        (channel.key.row(0).is_zero(units) && size(&channel.query) <= 4.0 * query)
+            || (channel.query.row(0).is_zero(units) && size(&channel.key) <= 4.0 * key)
     }
 
     /// Adds the equations of two equal patterns; `head` is this one's number.
@@ -102,11 +118,6 @@ impl Pattern {
 }
 
 impl Channel {
-    /// Whether it contributes nothing: its key or its query is zero within `units` of its bounds.
-    fn is_zero(&self, units: f64) -> bool {
-        self.key.row(0).is_zero(units) || self.query.row(0).is_zero(units)
-    }
-
     /// The ratio of the keys, if the two are equal: opposite ratios cancel in the product.
     fn ratio(&self, other: &Channel, units: f64) -> Option<Ratio> {
         if (self.frequency - other.frequency).abs() > 1e-12 * self.frequency.abs() {

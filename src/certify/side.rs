@@ -11,9 +11,9 @@ use std::sync::Mutex;
 pub(super) struct Side<'a> {
     pub checkpoint: &'a Checkpoint,
     pub model: &'a Model,
-    /// Units above this are taken as this: see [`Side::new`].
-    cap: f64,
-    /// Root mean square of each role over all layers.
+    /// Units above these are taken as these: see [`Side::new`].
+    caps: Caps,
+    /// Typical size of each role's numbers, in the layer where they are largest.
     scales: BTreeMap<String, f64>,
     read: Mutex<BTreeSet<(String, usize)>>,
     progress: &'a (dyn Fn(u64) + Sync),
@@ -23,7 +23,7 @@ pub(super) struct Side<'a> {
 /// units of the format.
 const F64_UNIT: f64 = 1.0 / (1u64 << 50) as f64;
 
-/// Numbers of a tensor that its root mean square is taken from.
+/// Numbers of a tensor that its typical size is taken from.
 const SAMPLES: usize = 4096;
 
 /// The unit of the coarsest arithmetic in which expansions are computed, whatever they are stored
@@ -39,40 +39,28 @@ pub(super) fn unit(dtype: Dtype) -> f64 {
 }
 
 impl<'a> Side<'a> {
-    /// `cap` bounds the unit of rounding: the source's numbers define the function that is asked
-    /// for, and only the rounding of the expanded file may blur them. So a bf16 source read by an
-    /// f32 expansion is known to f32's unit.
+    /// `caps` bound the unit of rounding, role by role: the source's numbers define the function
+    /// that is asked for, and only the rounding of the expanded file may blur them. So a bf16 source
+    /// read by an f32 expansion is known to f32's unit.
     pub fn new(
         checkpoint: &'a Checkpoint,
         model: &'a Model,
-        cap: f64,
+        caps: Caps,
         progress: &'a (dyn Fn(u64) + Sync),
     ) -> Self {
-        let mut squares: BTreeMap<String, (f64, usize)> = BTreeMap::new();
+        let mut scales: BTreeMap<String, f64> = BTreeMap::new();
         for lens in model.lenses() {
-            let (sum, count) = mean_square(checkpoint, lens);
-            let role = squares.entry(role(lens)).or_default();
-            role.0 += sum;
-            role.1 += count;
+            let largest = scales.entry(role(lens)).or_default();
+            *largest = largest.max(typical(checkpoint, lens));
         }
-        let scales = squares
-            .into_iter()
-            .map(|(role, (sum, count))| (role, (sum / count.max(1) as f64).sqrt()))
-            .collect();
-        Side { checkpoint, model, cap, scales, read: Mutex::default(), progress }
-    }
-
-    /// The largest unit of rounding of any weight.
-    pub fn coarsest_unit(checkpoint: &Checkpoint, model: &Model) -> f64 {
-        let lenses = model.lenses();
-        let dtypes = lenses.iter().filter_map(|lens| checkpoint.tensor(lens.name()).ok()?.dtype);
-        dtypes.map(unit).fold(F64_UNIT, f64::max)
+        Side { checkpoint, model, caps, scales, read: Mutex::default(), progress }
     }
 
     /// The unit of rounding of a tensor.
     pub fn unit(&self, lens: &Lens) -> f64 {
+        let cap = self.caps.of(lens);
         let dtype = self.checkpoint.tensor(lens.name()).ok().and_then(|t| t.dtype);
-        dtype.map_or(self.cap, unit).min(self.cap)
+        dtype.map_or(cap, unit).min(cap)
     }
 
     /// Reads a whole matrix `[rows, cols]`.
@@ -120,13 +108,11 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// The typical size of a tensor's numbers: its own root mean square; or, if that is no more than
-    /// rounding of what its role holds in other layers, the role's, so that a 1e-17 where a zero
-    /// belongs is a zero.
+    /// The typical size of a tensor's numbers: its own; or, if that is no more than rounding of what
+    /// its role holds in other layers, the role's, so that a 1e-17 where a zero belongs is a zero.
     fn scale(&self, lens: &Lens) -> f64 {
         let role = self.scales.get(&role(lens)).copied().unwrap_or(0.0);
-        let (sum, count) = mean_square(self.checkpoint, lens);
-        let own = (sum / count.max(1) as f64).sqrt();
+        let own = typical(self.checkpoint, lens);
         if own > 16.0 * ARITHMETIC * role { own } else { role }
     }
 
@@ -146,27 +132,58 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The same tensor in every layer: its name without numbers, and where in it the lens begins.
-fn role(lens: &Lens) -> String {
-    let name: String =
-        lens.name().chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
-    let part = if lens.rows() == lens.whole_rows() { 0 } else { 1 + lens.position(0, 0) };
-    format!("{}/{part}", name.replace("##", "#").replace("##", "#"))
+/// The units of rounding of the expanded model's tensors, by role.
+#[derive(Clone)]
+pub(super) struct Caps {
+    roles: BTreeMap<String, f64>,
+    /// For roles that the expanded model has not.
+    coarsest: f64,
 }
 
-/// Sum of squares and count over evenly spaced numbers of a matrix: a yardstick, not a verdict.
-fn mean_square(checkpoint: &Checkpoint, lens: &Lens) -> (f64, usize) {
-    let Ok(tensor) = checkpoint.tensor(lens.name()) else { return (0.0, 0) };
-    let (Some(dtype), cols) = (tensor.dtype, lens.cols()) else { return (0.0, 0) };
+impl Caps {
+    /// Those of a model.
+    pub fn new(checkpoint: &Checkpoint, model: &Model) -> Self {
+        let mut caps = Caps { roles: BTreeMap::new(), coarsest: F64_UNIT };
+        for lens in model.lenses() {
+            let dtype = checkpoint.tensor(lens.name()).ok().and_then(|t| t.dtype);
+            let unit = dtype.map_or(F64_UNIT, unit);
+            let role = caps.roles.entry(role(lens)).or_insert(unit);
+            *role = role.max(unit);
+            caps.coarsest = caps.coarsest.max(unit);
+        }
+        caps
+    }
+
+    fn of(&self, lens: &Lens) -> f64 {
+        self.roles.get(&role(lens)).copied().unwrap_or(self.coarsest)
+    }
+}
+
+/// The same tensor in every layer: its name with the layer's number left out (`.3.`, not the 1 of
+/// `ln_1`), and where in it the lens begins.
+fn role(lens: &Lens) -> String {
+    let parts = lens.name().split('.');
+    let name: Vec<&str> =
+        parts.map(|p| if p.bytes().all(|b| b.is_ascii_digit()) { "#" } else { p }).collect();
+    let part = if lens.rows() == lens.whole_rows() { 0 } else { 1 + lens.position(0, 0) };
+    format!("{}/{part}", name.join("."))
+}
+
+/// The median size of the numbers of a matrix that are not zero, from evenly spaced ones: a
+/// yardstick, not a verdict. A median, since free numbers and outliers may be of any size.
+fn typical(checkpoint: &Checkpoint, lens: &Lens) -> f64 {
+    let Ok(tensor) = checkpoint.tensor(lens.name()) else { return 0.0 };
+    let (Some(dtype), cols) = (tensor.dtype, lens.cols()) else { return 0.0 };
     let total = lens.rows() * cols;
     let step = (total / SAMPLES).max(1) | 1;
-    let (mut sum, mut count) = (0.0, 0);
-    for at in (0..total).step_by(step) {
-        let value = dtype.get(tensor.bytes(), lens.position(at / cols, at % cols));
-        if value.is_finite() {
-            sum += value * value;
-            count += 1;
-        }
+    let mut sizes: Vec<f64> = (0..total)
+        .step_by(step)
+        .map(|at| dtype.get(tensor.bytes(), lens.position(at / cols, at % cols)).abs())
+        .filter(|size| *size > 0.0 && size.is_finite())
+        .collect();
+    if sizes.is_empty() {
+        return 0.0;
     }
-    (sum, count)
+    let middle = sizes.len() / 2;
+    *sizes.select_nth_unstable_by(middle, f64::total_cmp).1
 }

@@ -4,6 +4,9 @@ use super::bounded::{Bounded, UNITS};
 use super::certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 use crate::model::Lens;
 
+/// Largest root mean square of many residuals, in units of their bounds, that rounding explains.
+const TYPICAL_UNITS: f64 = 2.5;
+
 /// How the two sides of an equation compare. Filled block by block.
 #[derive(Clone, Debug)]
 pub(super) struct Residual {
@@ -21,6 +24,8 @@ pub(super) struct Residual {
     pub entries: usize,
     /// Whether every residual is exactly zero.
     pub exact: bool,
+    /// Σ (residual in units)².
+    units_squared: f64,
     /// Σ residual².
     difference: f64,
     /// Σ residual · right side.
@@ -29,6 +34,8 @@ pub(super) struct Residual {
     square: f64,
     /// Σ (bound · right side)².
     spread: f64,
+    /// Σ bound².
+    noise: f64,
     shared: f64,
 }
 
@@ -48,10 +55,12 @@ impl Residual {
             wrong: 0,
             entries: 0,
             exact: true,
+            units_squared: 0.0,
             difference: 0.0,
             along: 0.0,
             square: 0.0,
             spread: 0.0,
+            noise: 0.0,
             shared,
         }
     }
@@ -87,11 +96,13 @@ impl Residual {
         self.entries += 1;
         self.square += expected * expected;
         self.spread += variance * expected * expected;
+        self.noise += variance;
         if delta == 0.0 {
             return;
         }
         self.exact = false;
         let square = delta * delta;
+        self.units_squared += square / variance;
         self.difference += square;
         self.along += delta * expected;
         // Compared this way round, a NaN counts as wrong and as worst.
@@ -112,17 +123,28 @@ impl Residual {
         self.wrong += other.wrong;
         self.entries += other.entries;
         self.exact &= other.exact;
+        self.units_squared += other.units_squared;
         self.difference += other.difference;
         self.along += other.along;
         self.square += other.square;
         self.spread += other.spread;
+        self.noise += other.noise;
         self
     }
 
-    /// Whether the two sides are equal within their rounding: entry by entry, and in the scale of
-    /// the whole.
+    /// Whether the two sides are equal within their rounding: entry by entry, in their mean square,
+    /// and in the scale of the whole.
     pub fn holds(&self) -> bool {
-        self.units <= UNITS && self.wrong == 0 && self.along.abs() <= self.scale_limit()
+        self.units <= UNITS
+            && self.wrong == 0
+            && self.units_squared <= self.mean_square_limit()
+            && self.along.abs() <= self.scale_limit()
+    }
+
+    /// A bound is the most that one rounding does, so over many entries the root mean square is
+    /// below one unit for each rounding on the way; only single entries come near [`UNITS`].
+    fn mean_square_limit(&self) -> f64 {
+        TYPICAL_UNITS * TYPICAL_UNITS * self.entries as f64 + UNITS * UNITS
     }
 
     fn scale_limit(&self) -> f64 {
@@ -148,9 +170,11 @@ impl Residual {
         (left.max(0.0) / self.square).sqrt()
     }
 
-    /// The smallest error of scale that would be seen.
+    /// The smallest error of scale that would be seen; zero for an equation between rounding errors,
+    /// which has no scale.
     fn resolution(&self) -> f64 {
-        if self.square > 0.0 { self.scale_limit() / self.square } else { 0.0 }
+        let has_scale = self.square > UNITS * UNITS * self.noise;
+        if has_scale { self.scale_limit() / self.square } else { 0.0 }
     }
 }
 

@@ -113,6 +113,7 @@ pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> 
         found = witness::search(pair.0, pair.1, &certificate.failures)?;
     } else if subjects.1.weights <= MEASURED_UP_TO {
         effect = witness::effect(pair.0, pair.1)?;
+        doubt(&mut certificate, &mut found, pair)?;
     }
     let decision = decide::decide(&certificate, found.witness.is_some(), found.resolution);
     Ok(Check {
@@ -127,6 +128,28 @@ pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> 
         inputs_tried: found.inputs,
         effect,
     })
+}
+
+/// Two oracles must agree: where the equations hold and yet outputs differ by more than rounding
+/// explains, there is no proof to rely on.
+fn doubt(
+    certificate: &mut Certificate,
+    found: &mut witness::Search,
+    (source, expanded): (sample::Described, sample::Described),
+) -> Result<()> {
+    let search = witness::outputs(source, expanded, &[])?;
+    if search.witness.is_none() {
+        return Ok(());
+    }
+    certificate.unknown.push(Unknown {
+        subject: "outputs".into(),
+        reason:
+            "every equation holds, but outputs differ by more than the rounding of the weights \
+                 explains: please report this pair"
+                .into(),
+    });
+    (found.inputs, found.resolution) = (search.inputs, search.resolution);
+    Ok(())
 }
 
 /// Tensors that no part of the model reads: whatever they are for, it is not in the equations.

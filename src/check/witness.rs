@@ -72,6 +72,25 @@ pub(super) fn search(
     expanded: Described,
     failures: &[Failure],
 ) -> Result<Search> {
+    let mut search = outputs(source, expanded, failures)?;
+    if search.witness.is_none() && source.1.outputs.iter().any(|output| !output.fixed) {
+        let fitted = image_map::search(source, expanded, failures)?;
+        search.inputs += fitted.inputs;
+        search.resolution = larger(search.resolution, fitted.resolution);
+        search.witness = fitted.witness;
+    }
+    Ok(search)
+}
+
+/// Like [`search`], in fixed outputs alone.
+///
+/// # Errors
+/// If a weight cannot be read or an output overflows.
+pub(super) fn outputs(
+    source: Described,
+    expanded: Described,
+    failures: &[Failure],
+) -> Result<Search> {
     let mut search = Search::default();
     if source.1.outputs.iter().any(|output| output.fixed) {
         let probes = probes(source.1, failures);
@@ -80,12 +99,6 @@ pub(super) fn search(
         for (index, probe) in probes.iter().enumerate() {
             compare(source, &sides, (index, probe), &mut search);
         }
-    }
-    if search.witness.is_none() && source.1.outputs.iter().any(|output| !output.fixed) {
-        let fitted = image_map::search(source, expanded, failures)?;
-        search.inputs += fitted.inputs;
-        search.resolution = larger(search.resolution, fitted.resolution);
-        search.witness = fitted.witness;
     }
     Ok(search)
 }

@@ -11,7 +11,7 @@ mod tree;
 
 pub use families::{Catalog, Family, family_of};
 pub use lens::{Dim, Lens};
-use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_base_model};
+use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_architecture};
 pub use tree::*;
 
 use crate::checkpoint::Checkpoint;

@@ -105,15 +105,15 @@ pub(super) fn configure_encoder(config: &mut Config, sizes: &Sizes) {
     }
 }
 
-/// Whether `architectures` says that the model is the base model alone, without a head.
-pub(super) fn is_base_model(config: &Config, base: &str) -> Result<bool> {
+/// Whether `architectures` names one class alone, such as the base model without a head.
+pub(super) fn is_architecture(config: &Config, class: &str) -> Result<bool> {
     match config.get("architectures") {
         None => Ok(false),
         Some(value) => {
             let list = value
                 .as_array()
                 .ok_or_else(|| config.wrong("architectures", "a list of names", value))?;
-            Ok(!list.is_empty() && list.iter().all(|name| name.as_str() == Some(base)))
+            Ok(!list.is_empty() && list.iter().all(|name| name.as_str() == Some(class)))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! BERT: Post-LN encoder with learnt positions and token types; alone (with or without pooler) or
-//! with the masked-word head, whose decoder is tied to the token table.
+//! with the masked-word head, whose decoder is tied to the token table, and for pre-training the
+//! next-sentence head.
 //!
 //! Names: `bert.encoder.layer.0.attention.self.query.weight`, with or without `bert.`; norms end in
 //! `weight` and `bias`, or in older files in `gamma` and `beta`.
@@ -159,12 +160,15 @@ impl Names<'_> {
         }
         // `BertForMaskedLM` computes neither pooler nor next-sentence head, which files written
         // for pre-training also carry.
-        buffers.extend(catalog.ending_in(&[
-            "pooler.dense.weight",
-            "pooler.dense.bias",
-            "cls.seq_relationship.weight",
-            "cls.seq_relationship.bias",
-        ]));
+        let next_sentence = is_architecture(config, "BertForPreTraining")?;
+        if !next_sentence {
+            buffers.extend(catalog.ending_in(&[
+                "pooler.dense.weight",
+                "pooler.dense.bias",
+                "cls.seq_relationship.weight",
+                "cls.seq_relationship.bias",
+            ]));
+        }
         let decoder = format!("{head}.decoder.weight");
         let tied = config.flag_or("tie_word_embeddings", true)?;
         if tied && catalog.has(&decoder) {
@@ -195,6 +199,17 @@ impl Names<'_> {
             Step::Norm(self.norm(&format!("{name}.LayerNorm"))),
             Step::Linear(Linear { weight, bias: Some(Lens::vector(bias, vocabulary.clone())) }),
         ];
-        Ok(vec![Output { name: "logits", steps, fixed: true }])
+        let mut outputs = vec![Output { name: "logits", steps, fixed: true }];
+        if next_sentence {
+            let two = Dim::new(2, "2");
+            let steps = vec![
+                Step::First,
+                Step::Linear(Linear::named(&pooler, hidden, hidden, true)),
+                Step::Activation(Activation::Tanh),
+                Step::Linear(Linear::named("cls.seq_relationship", &two, hidden, true)),
+            ];
+            outputs.push(Output { name: "seq_relationship_logits", steps, fixed: true });
+        }
+        Ok(outputs)
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{Catalog, Family, Fields, activation};
 use crate::checkpoint::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::*;
 
 pub(super) static GPT2: Family = Family {
@@ -31,9 +31,35 @@ fn configure(config: &mut Config, sizes: &Sizes) {
     if let Some(eps) = sizes.norm_eps {
         config.set("layer_norm_epsilon", eps);
     }
+    for (_, other) in OTHER_NAMES {
+        config.remove(other);
+    }
+}
+
+/// Other names by which Hugging Face's GPT-2 reads the same settings.
+const OTHER_NAMES: [(&str, &str); 4] = [
+    ("n_embd", "hidden_size"),
+    ("n_head", "num_attention_heads"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_positions", "max_position_embeddings"),
+];
+
+/// A setting under two names must have one value.
+fn no_contradiction(config: &Config) -> Result<()> {
+    for (name, other) in OTHER_NAMES {
+        if let (Some(one), Some(two)) = (config.get(name), config.get(other))
+            && one != two
+        {
+            let problem = format!("it is {two}, but `{name}`, another name of it, is {one}");
+            let error = Error::bad_input(problem).at(config.origin()).field(other);
+            return Err(error.help(format!("remove `{other}`")));
+        }
+    }
+    Ok(())
 }
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
+    no_contradiction(config)?;
     if config.flag_or("add_cross_attention", false)? {
         let problem = "cross-attention is not implemented";
         return Err(config.unsupported("add_cross_attention", problem));
@@ -106,7 +132,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
 
     let last = Step::Norm(norm(format!("{prefix}ln_f")));
     let tied = config.flag_or("tie_word_embeddings", true)?;
-    let base_alone = is_base_model(config, "GPT2Model")?;
+    let base_alone = is_architecture(config, "GPT2Model")?;
     let mut aliases = Vec::new();
     let output = if base_alone {
         Output { name: "last_hidden_state", steps: vec![last], fixed: false }

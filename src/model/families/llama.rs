@@ -136,7 +136,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         Lens::matrix(format!("{prefix}embed_tokens.weight"), vocabulary.clone(), [hidden.clone()]);
     let last = Step::Norm(norm(format!("{prefix}norm")));
     let mut aliases = Vec::new();
-    let output = if is_base_model(config, "LlamaModel")? {
+    let output = if is_architecture(config, "LlamaModel")? {
         Output { name: "last_hidden_state", steps: vec![last], fixed: false }
     } else {
         let name = "lm_head.weight";
