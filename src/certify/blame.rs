@@ -167,7 +167,7 @@ impl<'a> Accused<'a> {
         let key = rows(&keys.1, head / group.1, t.head_dim, 1.0);
         let wrong = |a: &Bounded, b: &Bounded| {
             let size = a.rows().min(b.rows());
-            Residual::of(&a.slice(0, size), &b.slice(0, size), self.readers.0.shared()).wrong
+            Residual::of(&a.slice(0, size), &b.slice(0, size), self.readers.0.shared).wrong
         };
         let query_of = |h: usize| rows(&queries.0, h, s.head_dim, s.scale);
         let key_of = |h: usize| rows(&keys.0, h, s.head_dim, 1.0);

@@ -114,7 +114,7 @@ pub(super) fn row_fault<'a>(
     rows: (&Bounded, &Bounded),
     row: usize,
 ) -> Option<Blame<'a>> {
-    let shared = source.shared();
+    let shared = source.shared;
     let whole = Residual::of(rows.1, rows.0, shared);
     if whole.holds() {
         return None;

@@ -122,7 +122,7 @@ impl Network<'_> {
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<bool> {
-        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms) else {
+        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms)? else {
             ledger.unknown(place, NO_NORM);
             return Ok(false);
         };
@@ -131,7 +131,7 @@ impl Network<'_> {
             ledger.unknown(place, "the two heads have different numbers of rows");
             return Ok(false);
         }
-        let shared = readers.1.shared();
+        let shared = readers.1.shared;
         let empty =
             || Compared { weight: Residual::new(shared), bias: Residual::new(shared), rows: 0 };
         let starts: Vec<usize> = (0..rows).step_by(BLOCK).collect();
@@ -164,12 +164,12 @@ impl Network<'_> {
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<bool> {
-        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms) else {
+        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms)? else {
             ledger.unknown(place, NO_NORM);
             return Ok(false);
         };
         let rows = (readers.0.fold(s)?.joined(), readers.1.fold(t)?.joined());
-        let mut agreement = Agreement::new(readers.1.shared());
+        let mut agreement = Agreement::new(readers.1.shared);
         let [groups_s, groups_t] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,

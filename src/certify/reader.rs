@@ -19,6 +19,9 @@ pub(super) struct Reader<'a> {
     pub norm: Option<&'a Norm>,
     /// In the expanded model: the map of the stream, and the factor of its copies after the norm.
     pub through: Option<(&'a Map, f64)>,
+    /// The largest relative error that all folded entries may have in common: the norm weight's
+    /// rounding, or the fitted scale's.
+    pub shared: f64,
 }
 
 /// A linear layer as a function of the source's normalised stream.
@@ -30,18 +33,60 @@ pub(super) struct Folded {
 }
 
 /// The readers of both models at one point; `None` where the norm does not commute with the map.
+///
+/// # Errors
+/// If a norm's weight cannot be read.
 pub(super) fn readers<'a>(
     (source, expanded): (&'a Side<'a>, &'a Side<'a>),
     map: &'a Map,
     norms: (Option<&'a Norm>, Option<&'a Norm>),
-) -> Option<(Reader<'a>, Reader<'a>)> {
-    let factor = match (norms.0, norms.1) {
-        (Some(s), Some(t)) if s.kind == t.kind => map.scale / eta_squared(map, s.kind)?.sqrt(),
-        (None, None) => map.scale,
-        _ => return None,
+) -> Result<Option<(Reader<'a>, Reader<'a>)>> {
+    let (factor, shared) = match (norms.0, norms.1) {
+        (Some(s), Some(t)) if s.kind == t.kind => {
+            let Some(eta_squared) = eta_squared(map, s.kind) else { return Ok(None) };
+            let factor = map.scale / eta_squared.sqrt();
+            (factor, rounding_of_norm((source, expanded), map, (s, t), factor)?)
+        }
+        (None, None) => (map.scale, map.scale_error),
+        _ => return Ok(None),
     };
-    let reader = |side, norm, through| Reader { side, norm, through };
-    Some((reader(source, norms.0, None), reader(expanded, norms.1, Some((map, factor)))))
+    let reader = |side, norm, through| Reader { side, norm, through, shared };
+    Ok(Some((reader(source, norms.0, None), reader(expanded, norms.1, Some((map, factor))))))
+}
+
+/// The reader of a sublayer that stands alone, in the expanded model if there is a `map` to read
+/// through; `None` where the norm does not commute with it.
+pub(super) fn reader_alone<'a>(
+    side: &'a Side<'a>,
+    map: Option<&'a Map>,
+    norm: Option<&'a Norm>,
+) -> Option<Reader<'a>> {
+    let through = match (map, norm) {
+        (None, _) => None,
+        (Some(map), None) => Some((map, map.scale)),
+        (Some(map), Some(norm)) => Some((map, map.scale / eta_squared(map, norm.kind)?.sqrt())),
+    };
+    Some(Reader { side, norm, through, shared: 0.0 })
+}
+
+/// How far the expanded norm's weight is from the source's, scaled and copied: at most its unit of
+/// rounding, where it is that weight and no other split between norm and readers.
+fn rounding_of_norm(
+    (source, expanded): (&Side, &Side),
+    map: &Map,
+    (s, t): (&Norm, &Norm),
+    factor: f64,
+) -> Result<f64> {
+    let (small, large) = (source.read(&s.weight)?, expanded.read(&t.weight)?);
+    let mut error = 0.0f64;
+    for (i, entry) in map.entries.iter().enumerate() {
+        if let Entry::Copy { of, .. } = entry {
+            let (expected, got) = (small.value[[*of, 0]], factor * large.value[[i, 0]]);
+            let off = if got == expected { 0.0 } else { ((got - expected) / expected).abs() };
+            error = error.max(off);
+        }
+    }
+    Ok(error.min(expanded.unit(&t.weight)))
 }
 
 impl Reader<'_> {
@@ -98,16 +143,6 @@ impl Reader<'_> {
 
     fn is_layer_norm(&self) -> bool {
         self.norm.is_some_and(|norm| norm.kind == NormKind::Layer)
-    }
-
-    /// The relative error that all folded entries may share: the norm weight's rounding, or the
-    /// fitted scale's.
-    pub fn shared(&self) -> f64 {
-        match (self.norm, self.through) {
-            (Some(norm), _) => self.side.unit(&norm.weight),
-            (None, Some((map, _))) => map.scale_error,
-            (None, None) => 0.0,
-        }
     }
 }
 

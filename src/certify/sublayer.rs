@@ -5,7 +5,7 @@ use super::certificate::{Failure, Reach};
 use super::channels::equations;
 use super::map::Map;
 use super::ops::{incomparable, writes};
-use super::reader::{Reader, readers};
+use super::reader::{Reader, reader_alone, readers};
 use super::side::{Side, unit};
 use super::squares::{Ledger, Place, Residual, failure};
 use super::stream::eta_squared;
@@ -41,7 +41,7 @@ impl<'a> Network<'a> {
                 continue;
             }
             let norms = (s.norm.as_ref(), t.norm.as_ref());
-            let Some(readers) = readers((self.source, self.expanded), map, norms) else {
+            let Some(readers) = readers((self.source, self.expanded), map, norms)? else {
                 ledger.unknown(place, NO_NORM);
                 continue;
             };
@@ -63,7 +63,7 @@ impl<'a> Network<'a> {
     ) -> Result<()> {
         let s = writes(readers.0, &source.op)?;
         let t = writes(readers.1, &expanded.op)?;
-        let shared = readers.1.shared();
+        let shared = readers.1.shared;
         let found = equations(Some(&s), Some(&t), map, self.layer_norm, shared);
         for residual in found.residuals() {
             if residual.holds() && residual.entries > 0 {
@@ -97,12 +97,11 @@ impl<'a> Network<'a> {
                 ledger.hold(&Residual::zero(entries));
                 continue;
             }
-            let norm = branch.norm.as_ref();
-            let Some((s, t)) = readers((self.source, self.expanded), map, (norm, norm)) else {
+            let through = expanded.then_some(map);
+            let Some(reader) = reader_alone(side, through, branch.norm.as_ref()) else {
                 ledger.unknown(place, NO_NORM);
                 continue;
             };
-            let reader = Reader { side, ..(if expanded { t } else { s }) };
             let written = writes(&reader, &branch.op)?;
             let (source, target) = match expanded {
                 true => (None, Some(&written)),
