@@ -1,6 +1,7 @@
 //! `lemon-check expand SOURCE OUT`
 
 use super::output::to_stdout;
+use super::protect::refuse_out;
 use crate::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use crate::error::Result;
 use crate::expand::{Free, Options, Target, expand};
@@ -67,8 +68,9 @@ enum DtypeName {
 /// Expands the source, writes it, and says what was written; returns the exit code.
 ///
 /// # Errors
-/// If the source cannot be read, no lossless expansion is known, or it cannot be written.
+/// If OUT holds the source or another model, the source cannot be read, no lossless expansion is known, or it cannot be written.
 pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
+    refuse_out(&arguments.out, &arguments.source)?;
     let source = Checkpoint::open(&arguments.source, arguments.config.as_deref())?;
     let small = model::describe(&source)?;
     let options = Options {
