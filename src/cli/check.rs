@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::protect::refuse_report;
 use crate::check::{Verdict, check};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::report::Report;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -59,15 +59,22 @@ pub(super) fn run(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
     let source = Checkpoint::open(&arguments.source, arguments.source_config.as_deref())?;
     let expanded = Checkpoint::open(&arguments.expanded, arguments.expanded_config.as_deref())?;
     let progress = Progress::new();
-    let check = check(&source, &expanded, &|done, total| progress.set(done, total))?;
+    let mut check = check(&source, &expanded, &|done, total| progress.set(done, total))?;
     drop(progress);
+    check.source.config = arguments.source_config;
+    check.expanded.config = arguments.expanded_config;
     let report = Report::new(check, arguments.strict, start.elapsed().as_secs_f64());
     sink.write(&match arguments.format {
         Format::Text => report.text(),
         Format::Json => report.json(),
     })?;
     if let Sink::File(path) = sink {
-        to_stdout(&format!("{} (report: {})\n", report.headline(), path.display()))?;
+        let path = path.display().to_string();
+        let strict = match report.verdict == Verdict::Lossless && !report.passed {
+            true => "; --strict: failed",
+            false => "",
+        };
+        to_stdout(&format!("{}{strict} (report: {})\n", report.headline(), printable(&path)))?;
     }
     Ok(match report.verdict {
         Verdict::Undecided => 3,
