@@ -4,6 +4,7 @@
 //! not implemented, an expansion cannot be lossless. A *finding* about two readable models is never
 //! an error.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -102,17 +103,29 @@ impl Error {
     }
 }
 
+/// `text` with what could steer a terminal written as an escape (`\u{1b}`): control characters,
+/// line breaks included, and marks that turn the direction of text. Names in files may hold them.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let steers =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.0.path {
-            write!(f, "{}: ", path.display())?;
+            write!(f, "{}: ", printable(&path.display().to_string()))?;
         }
         if let Some(subject) = &self.0.subject {
-            write!(f, "{subject}: ")?;
+            write!(f, "{}: ", printable(subject))?;
         }
-        write!(f, "{}", self.0.problem)?;
+        write!(f, "{}", printable(&self.0.problem))?;
         if let Some(help) = &self.0.help {
-            write!(f, "\n  help: {help}")?;
+            write!(f, "\n  help: {}", printable(help))?;
         }
         Ok(())
     }
@@ -121,5 +134,18 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_ref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_cannot_steer_a_terminal() {
+        let error = Error::bad_input("a\u{1b}[31mb").tensor("c\nd").help("e\u{202e}f ε");
+        let shown = error.at(Path::new("g\rh")).to_string();
+        let expected = r"g\rh: tensor `c\nd`: a\u{1b}[31mb";
+        assert_eq!(shown, format!("{expected}\n  help: {}", r"e\u{202e}f ε"));
     }
 }

@@ -57,6 +57,8 @@ pub struct Check {
 pub struct Subject {
     /// The file or folder.
     pub path: PathBuf,
+    /// The configuration's file where the user named one; [`check`] leaves it `None`.
+    pub config: Option<PathBuf>,
     /// The family's `model_type`.
     pub family: &'static str,
     /// Its sizes.
@@ -77,6 +79,7 @@ impl Subject {
         dtypes.dedup();
         Subject {
             path: checkpoint.path().to_path_buf(),
+            config: None,
             family: model.family,
             sizes: model.sizes.clone(),
             weights: floats.map(|(_, t)| t.len() as u64).sum(),

@@ -57,6 +57,16 @@ impl Dtype {
         }
     }
 
+    /// The name in a safetensors file: `F32` and the like.
+    pub fn stored_name(self) -> &'static str {
+        match self {
+            Dtype::F64 => "F64",
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+        }
+    }
+
     /// Reads number `index` of `bytes` (little-endian, any alignment).
     ///
     /// # Panics

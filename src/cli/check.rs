@@ -3,12 +3,13 @@
 use super::Format;
 use super::output::{Sink, to_stdout};
 use super::progress::Progress;
+use super::protect::refuse_report;
 use crate::check::{Verdict, check};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::report::Report;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 #[derive(Args)]
@@ -36,8 +37,16 @@ pub(super) struct CheckArguments {
 
 impl CheckArguments {
     /// Where the report goes.
-    pub fn sink(&self) -> Sink {
-        self.output.clone().map_or(Sink::Stdout, Sink::File)
+    ///
+    /// # Errors
+    /// If that would destroy an input, or a device.
+    pub fn sink(&self) -> Result<Sink> {
+        let Some(output) = &self.output else { return Ok(Sink::Stdout) };
+        let configs = self.source_config.iter().chain(&self.expanded_config);
+        let models = [&self.source, &self.expanded].into_iter();
+        let inputs: Vec<&Path> = models.chain(configs).map(PathBuf::as_path).collect();
+        refuse_report(output, &inputs)?;
+        Ok(Sink::File(output.clone()))
     }
 }
 
@@ -45,21 +54,27 @@ impl CheckArguments {
 ///
 /// # Errors
 /// If there is no verdict, or the report cannot be written.
-pub(super) fn run(arguments: CheckArguments) -> Result<u8> {
+pub(super) fn run(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
     let start = Instant::now();
-    let sink = arguments.sink();
     let source = Checkpoint::open(&arguments.source, arguments.source_config.as_deref())?;
     let expanded = Checkpoint::open(&arguments.expanded, arguments.expanded_config.as_deref())?;
     let progress = Progress::new();
-    let check = check(&source, &expanded, &|done, total| progress.set(done, total))?;
+    let mut check = check(&source, &expanded, &|done, total| progress.set(done, total))?;
     drop(progress);
+    check.source.config = arguments.source_config;
+    check.expanded.config = arguments.expanded_config;
     let report = Report::new(check, arguments.strict, start.elapsed().as_secs_f64());
     sink.write(&match arguments.format {
         Format::Text => report.text(),
         Format::Json => report.json(),
     })?;
-    if let Sink::File(path) = &sink {
-        to_stdout(&format!("{} (report: {})\n", report.headline(), path.display()))?;
+    if let Sink::File(path) = sink {
+        let path = path.display().to_string();
+        let strict = match report.verdict == Verdict::Lossless && !report.passed {
+            true => "; --strict: failed",
+            false => "",
+        };
+        to_stdout(&format!("{}{strict} (report: {})\n", report.headline(), printable(&path)))?;
     }
     Ok(match report.verdict {
         Verdict::Undecided => 3,

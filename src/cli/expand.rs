@@ -1,11 +1,14 @@
 //! `lemon-check expand SOURCE OUT`
 
 use super::output::to_stdout;
+use super::protect::refuse_out;
 use crate::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::expand::{Free, Options, Target, expand};
 use crate::model::{self, Sizes};
+use crate::report::shell_path;
 use clap::{Args, ValueEnum};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -67,8 +70,10 @@ enum DtypeName {
 /// Expands the source, writes it, and says what was written; returns the exit code.
 ///
 /// # Errors
-/// If the source cannot be read, no lossless expansion is known, or it cannot be written.
+/// If OUT holds the source or another model, the source cannot be read, no lossless expansion is
+/// known, or it cannot be written.
 pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
+    refuse_out(&arguments.out, &arguments.source)?;
     let source = Checkpoint::open(&arguments.source, arguments.config.as_deref())?;
     let small = model::describe(&source)?;
     let options = Options {
@@ -97,16 +102,22 @@ pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
     let expanded = expand(&source, &small, &options)?;
     let large = model::describe(&expanded)?;
     save(&arguments.out, expanded.config(), expanded.tensors(), SHARD_LIMIT)?;
-    let (source, out) = (arguments.source.display(), arguments.out.display());
-    to_stdout(&format!(
-        "wrote {out}: {}\n  check it with: lemon-check {source} {out}\n",
-        changes(&small.sizes, &large.sizes)
-    ))?;
+    let mut changes = changes(&small.sizes, &large.sizes);
+    changes.extend(format_change(&source, &expanded));
+    let changes = if changes.is_empty() { "nothing changed".into() } else { changes.join(", ") };
+    let out = arguments.out.display().to_string();
+    to_stdout(&format!("wrote {}: {changes}\n", printable(&out)))?;
+    let mut command =
+        format!("lemon-check {} {}", shell_path(&arguments.source), shell_path(&arguments.out));
+    if let Some(config) = &arguments.config {
+        command += &format!(" --source-config {}", shell_path(config));
+    }
+    to_stdout(&format!("  check it with: {command}\n"))?;
     Ok(0)
 }
 
 /// What changed, in words: `hidden 384 → 768, heads 12 → 24`.
-fn changes(small: &Sizes, large: &Sizes) -> String {
+fn changes(small: &Sizes, large: &Sizes) -> Vec<String> {
     let sizes = [
         ("hidden", small.hidden, large.hidden),
         ("heads", small.heads, large.heads),
@@ -119,7 +130,16 @@ fn changes(small: &Sizes, large: &Sizes) -> String {
     let changed = sizes
         .into_iter()
         .filter(|(name, from, to)| from != to && (grouped || *name != "key/value heads"));
-    let words: Vec<String> =
-        changed.map(|(name, from, to)| format!("{name} {from} → {to}")).collect();
-    if words.is_empty() { "no size changed".into() } else { words.join(", ") }
+    changed.map(|(name, from, to)| format!("{name} {from} → {to}")).collect()
+}
+
+/// The number formats before and after, where they differ: `float32 → bfloat16`.
+fn format_change(small: &Checkpoint, large: &Checkpoint) -> Option<String> {
+    let formats = |checkpoint: &Checkpoint| {
+        let formats: BTreeSet<Dtype> =
+            checkpoint.tensors().values().filter_map(|tensor| tensor.dtype).collect();
+        formats.into_iter().map(Dtype::config_name).collect::<Vec<_>>().join(" and ")
+    };
+    let (from, to) = (formats(small), formats(large));
+    (from != to).then(|| format!("{from} → {to}"))
 }

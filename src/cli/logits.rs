@@ -5,7 +5,7 @@ use super::pixels;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, Error, Result};
 use crate::forward::{Input, Real, run as forward};
-use crate::model::{self, Model};
+use crate::model::{self, Input as Expected, Model};
 use crate::report::SCHEMA_VERSION;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -16,16 +16,16 @@ pub(super) struct LogitsArguments {
     /// The model: a .safetensors file, an index, or a folder
     model: PathBuf,
     /// Token ids: "101 2023 102"
-    #[arg(long, value_name = "IDS", required_unless_present = "pixels", conflicts_with = "pixels")]
+    #[arg(long, value_name = "IDS", conflicts_with = "pixels")]
     input_ids: Option<String>,
     /// Token type ids, one for each token [default: 0]
-    #[arg(long, value_name = "IDS", requires = "input_ids")]
+    #[arg(long, value_name = "IDS", requires = "input_ids", conflicts_with = "pixels")]
     token_type_ids: Option<String>,
     /// Position ids, one for each token [default: 0 1 2 …]
-    #[arg(long, value_name = "IDS", requires = "input_ids")]
+    #[arg(long, value_name = "IDS", requires = "input_ids", conflicts_with = "pixels")]
     position_ids: Option<String>,
     /// For each token, 1 or, where it is padding, 0 [default: 1]
-    #[arg(long, value_name = "BITS", requires = "input_ids")]
+    #[arg(long, value_name = "BITS", requires = "input_ids", conflicts_with = "pixels")]
     attention_mask: Option<String>,
     /// An image: a JSON list [channel][row][column], a .safetensors file with one tensor, or
     /// random:SEED
@@ -52,11 +52,12 @@ enum Precision {
 pub(super) fn run(arguments: LogitsArguments) -> Result<u8> {
     let checkpoint = Checkpoint::open(&arguments.model, arguments.config.as_deref())?;
     let model = model::describe(&checkpoint)?;
-    let input = input(&arguments, &model)?;
+    let input = input(&arguments, &model).map_err(|e| e.at(&arguments.model))?;
     let text = match arguments.dtype {
-        Precision::F64 => outputs::<f64>(&checkpoint, &model, &input)?,
-        Precision::F32 => outputs::<f32>(&checkpoint, &model, &input)?,
-    };
+        Precision::F64 => outputs::<f64>(&checkpoint, &model, &input),
+        Precision::F32 => outputs::<f32>(&checkpoint, &model, &input),
+    }
+    .map_err(|e| e.at(&arguments.model))?;
     to_stdout(&text)?;
     Ok(0)
 }
@@ -64,6 +65,9 @@ pub(super) fn run(arguments: LogitsArguments) -> Result<u8> {
 fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
     if let Some(file) = &arguments.pixels {
         return Ok(Input::Image { pixels: pixels::read(file, model)? });
+    }
+    if arguments.input_ids.is_none() {
+        return Err(no_input(model));
     }
     let list = |flag: &str, text: &Option<String>| {
         text.as_ref().map(|text| numbers(flag, text)).transpose()
@@ -78,6 +82,18 @@ fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
         positions: list("--position-ids", &arguments.position_ids)?,
         mask: mask.map(|bits| bits.into_iter().map(|bit| bit == 1).collect()),
     })
+}
+
+/// The error where no input is given.
+fn no_input(model: &Model) -> Error {
+    let (what, advice) = match model.embedding.input {
+        Expected::Tokens { .. } => ("token ids: --input-ids", "write --input-ids \"101 2023 102\""),
+        Expected::Image { .. } => {
+            ("an image: --pixels", "write --pixels FILE, or --pixels random:0")
+        }
+    };
+    let problem = format!("a {} reads {what} is missing", model.family);
+    Error::new(Class::Usage, problem).help(advice)
 }
 
 /// Whole numbers with spaces, commas or both between them.

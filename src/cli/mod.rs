@@ -15,6 +15,7 @@ mod logits;
 mod output;
 mod pixels;
 mod progress;
+mod protect;
 
 use crate::error::{Class, Error};
 use crate::report::ErrorReport;
@@ -68,8 +69,11 @@ pub fn main() -> ExitCode {
             finish(logits::run(arguments), Format::Text, &Sink::Stdout)
         }
         (None, Some(arguments)) => {
-            let (format, sink) = (arguments.format, arguments.sink());
-            finish(check::run(arguments), format, &sink)
+            let format = arguments.format;
+            match arguments.sink() {
+                Ok(sink) => finish(check::run(arguments, &sink), format, &sink),
+                Err(error) => finish(Err(error), format, &Sink::Stdout),
+            }
         }
         (None, None) => {
             let error = Arguments::command().error(

@@ -8,7 +8,9 @@
 
 use super::Free;
 use super::maps::{Entry, Map, Share};
+use super::memory;
 use super::random::{Random, root_mean_square};
+use crate::error::Result;
 use ndarray::{Array2, Axis};
 
 /// Size of the free numbers as a fraction of the matrix's root mean square. Free numbers as large
@@ -32,14 +34,17 @@ pub(super) enum Duty {
 ///
 /// Rows of zeros and means get no free numbers, so that they stay exactly that in every number
 /// format, unless they may compute anything.
+///
+/// # Errors
+/// If there is not enough memory.
 pub(super) fn expand(
     weight: &Array2<f64>,
     (rows, columns): (&Map, &Map),
     duty: Duty,
     free: Free,
     random: &mut Random,
-) -> Array2<f64> {
-    let mut expanded = Array2::zeros((rows.len(), columns.len()));
+) -> Result<Array2<f64>> {
+    let mut expanded = memory::zeros(rows.len(), columns.len())?;
     if let Some(share) = share(duty, free) {
         let split = columns.split(share);
         let mean = weight.mean_axis(Axis(0)).unwrap_or_default() * rows.scale();
@@ -69,7 +74,7 @@ pub(super) fn expand(
             }
         }
     }
-    expanded
+    Ok(expanded)
 }
 
 /// How copies share what the source reads; `None` where nothing of it remains.
@@ -100,7 +105,7 @@ mod tests {
 
     fn make(rows: &Map, columns: &Map, duty: Duty, free: Free) -> Array2<f64> {
         let weight = weight(rows.sources(), columns.sources());
-        expand(&weight, (rows, columns), duty, free, &mut Random::new(0, "w", 0))
+        expand(&weight, (rows, columns), duty, free, &mut Random::new(0, "w", 0)).unwrap()
     }
 
     fn pairs() -> Vec<(Map, Map)> {

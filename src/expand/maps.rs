@@ -3,6 +3,8 @@
 //! A [`Map`] is never stored as a matrix: each expanded coordinate is a copy of a source
 //! coordinate, the mean of all, or zero, times one scale.
 
+use super::memory;
+use crate::error::Result;
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
 
 /// What one expanded coordinate holds.
@@ -171,8 +173,11 @@ impl Map {
     }
 
     /// `W Eᵀ`: each row, a vector of the source space, is mapped: `[n, source]` to `[n, expanded]`.
-    pub fn expand_columns(&self, matrix: &Array2<f64>) -> Array2<f64> {
-        let mut expanded = Array2::zeros((matrix.nrows(), self.len()));
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn expand_columns(&self, matrix: &Array2<f64>) -> Result<Array2<f64>> {
+        let mut expanded = memory::zeros(matrix.nrows(), self.len())?;
         for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
             let mean = from.sum() / self.sources as f64;
             for (entry, slot) in self.entries.iter().zip(&mut to) {
@@ -184,7 +189,7 @@ impl Map {
                     };
             }
         }
-        expanded
+        Ok(expanded)
     }
 
     /// How what reads this space is made from what reads the source's.
@@ -319,7 +324,7 @@ mod tests {
     fn expanding_columns_is_the_transpose_of_expanding_rows() {
         for map in maps() {
             let table = Array2::from_shape_fn((4, 3), |(i, j)| (i * 3 + j) as f64);
-            let error = map.expand_columns(&table) - table.dot(&dense(&map).t());
+            let error = map.expand_columns(&table).unwrap() - table.dot(&dense(&map).t());
             assert!(error.iter().all(|e| e.abs() < 1e-14), "{map:?}");
         }
     }

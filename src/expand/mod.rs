@@ -14,6 +14,7 @@ mod depth;
 mod embedding;
 mod linear;
 mod maps;
+mod memory;
 mod mlp;
 mod norm;
 mod plan;
@@ -94,7 +95,7 @@ pub struct Options {
 ///
 /// # Errors
 /// - refused: a size is below the source's, or no lossless expansion to these sizes is known; the
-///   help says which are the nearest that work
+///   help says which are the nearest that work; or the expansion does not fit into memory
 /// - unsupported: the checkpoint holds a tensor that no rule expands
 /// - bad input: a tensor is damaged, or holds NaN or infinity
 pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {

@@ -82,7 +82,9 @@ impl Limits<'_> {
         all.into_iter().find_map(|(field, got, least)| {
             let problem = match got {
                 _ if got < least => format!("{got} is smaller than the source's {least}"),
-                _ if got > LARGEST => format!("{got} is more than any model has"),
+                _ if got > LARGEST || field == fields.layers && got > MOST_LAYERS => {
+                    format!("{got} is more than any model has")
+                }
                 _ => return None,
             };
             Some((field, problem))
@@ -156,7 +158,37 @@ impl Limits<'_> {
         })
     }
 
-    /// The nearest sizes that work, changing one field of `target` at a time; else two.
+    /// The nearest width below and above that works with other heads, with the nearest of those.
+    fn width_and_heads(&self, target: &Target) -> Vec<String> {
+        let fields = &self.family.fields;
+        let wanted = self.follow(target);
+        let with_heads = |hidden: usize| {
+            let working = |heads: &usize| {
+                let changed =
+                    Target { hidden: Some(hidden), heads: Some(*heads), ..target.clone() };
+                self.problem(&self.follow(&changed), &changed).is_none()
+            };
+            let heads = around(wanted.heads).filter(|heads| *heads <= hidden).find(working)?;
+            Some((hidden, heads))
+        };
+        // Widths that the stream forbids whatever the heads need no search among heads.
+        let possible = |hidden: &usize| {
+            let sizes = Sizes { hidden: *hidden, ..wanted.clone() };
+            *hidden >= self.source.hidden && self.stream_problem(&sizes).is_none()
+        };
+        let near = |widths: &mut dyn Iterator<Item = usize>| {
+            widths.take(REACH).filter(possible).take(WIDTHS_TRIED).find_map(with_heads)
+        };
+        let below = near(&mut (1..wanted.hidden.min(LARGEST + 1)).rev());
+        let above = near(&mut (wanted.hidden.min(LARGEST) + 1..=LARGEST));
+        let pairs = below.into_iter().chain(above).filter(|(_, heads)| *heads != wanted.heads);
+        let words =
+            |(width, heads)| format!("{} = {width} with {} = {heads}", fields.hidden, fields.heads);
+        pairs.map(words).collect()
+    }
+
+    /// The nearest sizes that work, changing one field of `target` at a time; else width and
+    /// heads.
     fn advice(&self, target: &Target) -> String {
         let (fields, sizes) = (&self.family.fields, self.follow(target));
         type Set = fn(&mut Target, usize);
@@ -176,24 +208,36 @@ impl Limits<'_> {
                 set(&mut changed, *size);
                 self.problem(&self.follow(&changed), &changed).is_none()
             };
-            let below = (1..now.min(LARGEST + 1)).rev().take(REACH).find(works);
-            let above = (now.min(LARGEST) + 1..=LARGEST).take(REACH).find(works);
+            let largest = if field == fields.layers { MOST_LAYERS } else { LARGEST };
+            let below = (1..now.min(largest + 1)).rev().take(REACH).find(works);
+            let above = (now.min(largest) + 1..=largest).take(REACH).find(works);
             let found: Vec<String> =
                 below.into_iter().chain(above).map(|n| n.to_string()).collect();
             if !found.is_empty() {
                 choices.push(format!("{field} = {}", found.join(" or ")));
             }
         }
+        let wrong_width = self.post_norm && !sizes.hidden.is_multiple_of(self.source.hidden);
+        if choices.is_empty() || wrong_width {
+            choices.extend(self.width_and_heads(target));
+        }
         if choices.is_empty() {
             let source = self.source;
             return format!(
-                "no change of one size helps; start from the source's: {} hidden, {} heads, {} \
-                 neurons, {} layers",
+                "no change of one or two sizes helps; start from the source's: {} hidden, {} \
+                 heads, {} neurons, {} layers",
                 source.hidden, source.heads, source.intermediate, source.layers
             );
         }
         format!("the nearest that work, the rest unchanged: {}", choices.join("; "))
     }
+}
+
+/// `size` and its neighbours, nearest first, at most [`REACH`] away.
+fn around(size: usize) -> impl Iterator<Item = usize> {
+    let size = size.min(LARGEST);
+    let both = (1..=REACH).flat_map(move |step| [size.checked_sub(step), size.checked_add(step)]);
+    std::iter::once(size).chain(both.flatten())
 }
 
 /// Refuses models that no memory holds.
@@ -212,7 +256,11 @@ pub(super) fn check_count(expanded: &Model) -> Result<()> {
 
 /// No size of a model is larger.
 const LARGEST: usize = 1 << 24;
+/// No model has more layers; the readers of configurations agree.
+const MOST_LAYERS: usize = 1 << 12;
 /// No expansion has more numbers.
 const LARGEST_COUNT: usize = 1 << 36;
+/// How many widths are tried with all heads.
+const WIDTHS_TRIED: usize = 16;
 /// How far from the size asked for another one is looked for.
 const REACH: usize = 1 << 14;

@@ -1,6 +1,7 @@
 //! Does the jobs of a plan: reads, expands, and puts together the stored tensors.
 
 use super::linear;
+use super::memory;
 use super::plan::{Job, Rule};
 use super::random::Random;
 use super::vectors;
@@ -25,6 +26,14 @@ pub(super) fn tensors(
     options: &Options,
 ) -> Result<BTreeMap<String, Tensor>> {
     let groups: Vec<(&str, Vec<&Job>)> = by_tensor(jobs)?.into_iter().collect();
+    let sizes: Result<Vec<_>> = groups
+        .iter()
+        .map(|(_, jobs)| {
+            let count = shape(jobs[0]).iter().map(|size| *size as u64).product::<u64>();
+            Ok((count, memory::dtype_of(jobs[0], source, options.dtype)?))
+        })
+        .collect();
+    memory::refuse(memory::needed(sizes?), memory::available())?;
     let made: Result<Vec<_>> = groups
         .into_par_iter()
         .map(|(name, jobs)| {
@@ -61,24 +70,31 @@ fn by_tensor(jobs: &[Job]) -> Result<BTreeMap<&str, Vec<&Job>>> {
     Ok(groups)
 }
 
+/// The stored shape of the tensor that a job writes to.
+fn shape(job: &Job) -> Vec<usize> {
+    job.expanded.stored().iter().map(|dim| dim.size).collect()
+}
+
 fn put_together(source: &Checkpoint, jobs: &[&Job], options: &Options) -> Result<Tensor> {
-    let lens = &jobs[0].expanded;
-    let shape: Vec<usize> = lens.stored().iter().map(|dim| dim.size).collect();
-    let stored = jobs[0].source.check(source)?.dtype;
-    let dtype = options.dtype.or(stored).unwrap_or(Dtype::F32);
-    let mut values = vec![f64::NAN; shape.iter().product()];
+    let shape = shape(jobs[0]);
+    let dtype = memory::dtype_of(jobs[0], source, options.dtype)?;
+    let count = shape.iter().product();
+    let mut values = memory::list(count)?;
+    values.resize(count, f64::NAN);
     for job in jobs {
         let weight = job.source.read(source)?;
-        job.expanded.write(&mut values, &apply(job, &weight, options));
+        job.expanded.write(&mut values, &apply(job, &weight, options)?);
     }
     if values.iter().any(|value| value.is_nan()) {
         return Err(Error::unsupported("no rule makes a part of it"));
     }
     check_range(&values, dtype)?;
-    Ok(Tensor::from_values(dtype, shape, values))
+    let mut bytes = memory::list(count * dtype.size())?;
+    values.into_iter().for_each(|value| dtype.put(&mut bytes, value));
+    Tensor::from_bytes(dtype.stored_name(), shape, bytes)
 }
 
-fn apply(job: &Job, weight: &Array2<f64>, options: &Options) -> Array2<f64> {
+fn apply(job: &Job, weight: &Array2<f64>, options: &Options) -> Result<Array2<f64>> {
     let mut random = Random::new(options.seed, job.expanded.name(), place(&job.expanded));
     match &job.rule {
         Rule::Linear { ports, duty } => {
@@ -87,9 +103,9 @@ fn apply(job: &Job, weight: &Array2<f64>, options: &Options) -> Array2<f64> {
         }
         Rule::Vector { map, residue } => {
             let random = (options.free == Free::Projection).then_some(&mut random);
-            vectors::expand(weight, map, *residue, random)
+            Ok(vectors::expand(weight, map, *residue, random))
         }
-        Rule::Zeros => Array2::zeros((job.expanded.rows(), job.expanded.cols())),
+        Rule::Zeros => memory::zeros(job.expanded.rows(), job.expanded.cols()),
         Rule::Table { map } => map.expand_columns(weight),
     }
 }

@@ -25,6 +25,10 @@ use std::collections::BTreeSet;
 /// If the family or a field is not implemented, a field is missing, a tensor is missing or has
 /// another shape, or tied tensors that are both stored differ.
 pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
+    described(checkpoint).map_err(|e| e.at(checkpoint.path()))
+}
+
+fn described(checkpoint: &Checkpoint) -> Result<Model> {
     let family = family_of(checkpoint.config())?;
     let catalog = Catalog::new(|name| checkpoint.has(name), checkpoint.tensors().keys());
     let model = (family.describe)(checkpoint.config(), &catalog)?;

@@ -5,10 +5,12 @@
 //! [`Report`] is written field by field. Names and meanings stay; a later version may add fields.
 //! A number that is not finite is written as `null`.
 
+mod shell;
 mod summary;
 mod text;
 mod wording;
 
+pub use shell::shell_path;
 pub use summary::{EffectSummary, Ignored, ModelSummary, SizeSummary, WitnessSummary};
 
 use crate::certify::{Failure, MapInWords, Unknown};

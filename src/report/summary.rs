@@ -1,5 +1,6 @@
 //! The parts of a report that describe models and witnesses.
 
+use super::shell_path;
 use crate::check::{Check, Effect, Probe, Subject, Witness};
 use crate::forward::Input;
 use crate::model::Sizes;
@@ -147,7 +148,10 @@ impl WitnessSummary {
 
 /// The command that computes a model's outputs for `probe`.
 fn replay(model: &Subject, probe: &Probe) -> String {
-    let mut command = format!("lemon-check logits {}", quoted(&model.path.display().to_string()));
+    let mut command = format!("lemon-check logits {}", shell_path(&model.path));
+    if let Some(config) = &model.config {
+        command += &format!(" --config {}", shell_path(config));
+    }
     match &probe.input {
         Input::Tokens { ids, types, positions, .. } => {
             let flags = [
@@ -169,16 +173,6 @@ fn replay(model: &Subject, probe: &Probe) -> String {
         }
     }
     command
-}
-
-/// A path as a shell reads it.
-fn quoted(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    if !path.is_empty() && path.chars().all(plain) {
-        path.to_string()
-    } else {
-        format!("'{}'", path.replace('\'', r"'\''"))
-    }
 }
 
 /// How far the outputs of a lossless pair are apart, as measured.

@@ -7,12 +7,13 @@ use super::wording::{count, figure, full, plural};
 use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
 use crate::check::{Detail, Evidence, Verdict};
+use crate::error::printable;
 
 /// Maps, further failures and unknowns that are listed; JSON has them all.
 const LISTED: usize = 8;
 
 pub(super) fn headline(report: &Report) -> String {
-    let (source, expanded) = (&report.source.path, &report.expanded.path);
+    let (source, expanded) = (printable(&report.source.path), printable(&report.expanded.path));
     match report.verdict {
         Verdict::Lossless if report.detail == Some(Detail::Exact) => {
             format!("lossless: for every input, {expanded} computes exactly what {source} computes")
@@ -45,12 +46,12 @@ struct Lines(Vec<String>);
 
 impl Lines {
     fn add(&mut self, label: &str, text: impl AsRef<str>) {
-        let line = format!("  {label:<9} {}", text.as_ref());
+        let line = format!("  {label:<9} {}", printable(text.as_ref()));
         self.0.push(line.trim_end().to_string());
     }
 
-    fn plain(&mut self, text: impl Into<String>) {
-        self.0.push(text.into());
+    fn plain(&mut self, text: impl AsRef<str>) {
+        self.0.push(printable(text.as_ref()).into_owned());
     }
 }
 

@@ -61,6 +61,30 @@ fn a_post_norm_stream_grows_only_by_whole_factors_and_not_in_depth() {
 }
 
 #[test]
+fn a_width_and_heads_that_are_both_wrong_are_answered_with_a_pair_that_works() {
+    let target = Target { hidden: Some(40), heads: Some(5), ..Target::default() };
+    let message = refused("bert-mlm", &to(target));
+    let pairs = [
+        "hidden_size = 36 with num_attention_heads = 4",
+        "hidden_size = 48 with num_attention_heads = 4",
+    ];
+    assert_says(&message, &pairs);
+    let case = Case::load("bert-mlm");
+    for hidden in [36, 48] {
+        let target = Target { hidden: Some(hidden), heads: Some(4), ..Target::default() };
+        assert!(expand(&case.checkpoint, &case.model, &to(target)).is_ok());
+    }
+}
+
+#[test]
+fn more_layers_than_a_reader_takes_are_refused() {
+    let message = refused("gpt2-lm", &to(Target { layers: Some(1 << 30), ..Target::default() }));
+    assert_says(&message, &["more than any model has"]);
+    let message = refused("gpt2-lm", &to(Target { layers: Some(4097), ..Target::default() }));
+    assert_says(&message, &["`n_layer`", "n_layer = 4096"]);
+}
+
+#[test]
 fn heads_that_do_not_divide_the_width_are_refused() {
     let message = refused("gpt2-lm", &to(Target { hidden: Some(16), ..Target::default() }));
     assert_says(&message, &["`n_head`", "n_embd = 15 or 18", "n_head = 4"]);

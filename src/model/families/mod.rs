@@ -50,6 +50,9 @@ pub struct Catalog<'a> {
     names: Vec<&'a str>,
 }
 
+/// What wrappers in training put before names: DistributedDataParallel and torch.compile.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
 impl<'a> Catalog<'a> {
     /// A catalogue that answers by `has`, and lists `names` for buffers to be found in.
     pub fn new(
@@ -71,8 +74,15 @@ impl<'a> Catalog<'a> {
     pub fn prefix(&self, prefixes: &[&'static str], name: &str) -> Result<&'static str> {
         prefixes.iter().copied().find(|p| self.has(&format!("{p}{name}"))).ok_or_else(|| {
             let tried: Vec<String> = prefixes.iter().map(|p| format!("`{p}{name}`")).collect();
-            Error::bad_input(format!("found no tensor {}", tried.join(" nor ")))
-                .help("is this file of the family that its configuration names?")
+            let wrapper = WRAPPERS.iter().find(|w| self.names.iter().any(|n| n.starts_with(*w)));
+            let advice = match wrapper {
+                Some(wrapper) => format!(
+                    "the stored names begin with `{wrapper}`, which a wrapper of training added: \
+                     save the model without it"
+                ),
+                None => "is this file of the family that its configuration names?".into(),
+            };
+            Error::bad_input(format!("found no tensor {}", tried.join(" nor "))).help(advice)
         })
     }
 
