@@ -5,7 +5,8 @@
 
 use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::channels::{Equations, Keys, Member, Writes};
+use super::channels::{Equations, Keys, Writes};
+use super::cluster::Member;
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::ops::value_rows;
 use super::pattern::patterns;

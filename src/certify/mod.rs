@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | embeddings: `Emb_T = Emb_S Eᵀ` | `stream` |
 //! | norm and its readers, with γ and β folded in | `reader` |
-//! | neurons and heads grouped by what they compute, fan-outs summed | `channels`, `pattern` |
+//! | neurons and heads grouped by what they compute, fan-outs summed | `channels`, `cluster`, `pattern` |
 //! | sublayers that write nothing | `align`, `sublayer` |
 //! | `ε_T = η² ε_S` | `sublayer` |
 //! | heads | `outputs` |
@@ -24,6 +24,7 @@ mod blame;
 mod bounded;
 mod certificate;
 mod channels;
+mod cluster;
 mod discover;
 mod explain;
 mod map;

@@ -2,7 +2,7 @@
 
 use super::agreement::Agreement;
 use super::bounded::{Ratio, UNITS};
-use super::channels::{Items, Member, Sameness, Strategy, cluster};
+use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};

@@ -40,8 +40,8 @@ pub(super) fn unit(dtype: Dtype) -> f64 {
 
 impl<'a> Side<'a> {
     /// `caps` bound the unit of rounding, role by role: the source's numbers define the function
-    /// that is asked for, and only the rounding of the expanded file may blur them. So a bf16 source
-    /// read by an f32 expansion is known to f32's unit.
+    /// that is asked for, and only the rounding of the expanded file may blur them. So a bf16
+    /// source read by an f32 expansion is known to f32's unit.
     pub fn new(
         checkpoint: &'a Checkpoint,
         model: &'a Model,
