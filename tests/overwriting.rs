@@ -101,6 +101,10 @@ fn a_folder_that_holds_another_model_is_not_replaced_but_a_file_is() {
     fs::write(folder.path().join("shards/model-00001-of-00002.safetensors"), "").unwrap();
     let output = expand(&folder, "other.safetensors", "shards");
     assert_refused(&output, "choose another folder, or remove this one");
+    let index = "shards/model.safetensors.index.json";
+    fs::write(folder.path().join(index), "{}").unwrap();
+    let output = expand(&folder, index, "shards/model-00001-of-00002.safetensors");
+    assert_refused(&output, "holds the source");
     for _ in 0..2 {
         assert!(expand(&folder, "model", "large.safetensors").status.success());
     }
