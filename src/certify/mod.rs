@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | embeddings: `Emb_T = Emb_S Eᵀ` | `stream` |
 //! | norm and its readers, with γ and β folded in | `reader` |
-//! | neurons and heads grouped by what they compute, fan-outs summed | `channels`, `cluster`, `pattern` |
+//! | neurons and heads in groups, fan-outs summed | `channels`, `cluster`, `pattern` |
 //! | sublayers that write nothing | `align`, `sublayer` |
 //! | `ε_T = η² ε_S` | `sublayer` |
 //! | heads | `outputs` |

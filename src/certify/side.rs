@@ -108,8 +108,9 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// The typical size of a tensor's numbers: its own; or, if that is no more than rounding of what
-    /// its role holds in other layers, the role's, so that a 1e-17 where a zero belongs is a zero.
+    /// The typical size of a tensor's numbers: its own; or, if that is no more than rounding of
+    /// what its role holds in other layers, the role's, so that a 1e-17 where a zero belongs is a
+    /// zero.
     fn scale(&self, lens: &Lens) -> f64 {
         let role = self.scales.get(&role(lens)).copied().unwrap_or(0.0);
         let own = typical(self.checkpoint, lens);

@@ -170,8 +170,8 @@ impl Residual {
         (left.max(0.0) / self.square).sqrt()
     }
 
-    /// The smallest error of scale that would be seen; zero for an equation between rounding errors,
-    /// which has no scale.
+    /// The smallest error of scale that would be seen; zero for an equation between rounding
+    /// errors, which has no scale.
     fn resolution(&self) -> f64 {
         let has_scale = self.square > UNITS * UNITS * self.noise;
         if has_scale { self.scale_limit() / self.square } else { 0.0 }

@@ -135,8 +135,8 @@ impl Stream<'_> {
         residual
     }
 
-    /// Holds the sums in which constants may have moved: of the tables' smallest rows; of class token
-    /// and position 0; of patch bias and every other position.
+    /// Holds the sums in which constants may have moved: of the tables' smallest rows; of class
+    /// token and position 0; of patch bias and every other position.
     fn sums<'p>(
         &self,
         parts: &'p [Part<'p>],
