@@ -205,7 +205,7 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
 fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
     let mut caught = 0;
     for architecture in Architecture::ALL {
-        for seed in 0..30 {
+        for seed in 0..12 {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::Bf16;
             })
@@ -239,7 +239,7 @@ fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
             }
         }
     }
-    assert!(caught > 100, "only {caught} changes were visible");
+    assert!(caught > 50, "only {caught} changes were visible");
 }
 
 #[test]

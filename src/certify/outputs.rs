@@ -183,6 +183,7 @@ impl Network<'_> {
         }
         let mut used = vec![0usize; rows.0.rows()];
         let mut entries = Vec::with_capacity(rows.1.rows());
+        let mut strangers = Vec::new();
         for (row, g) in groups_t.iter().enumerate() {
             let candidates = &members[group(g)];
             let position = row % rows.0.rows();
@@ -197,18 +198,21 @@ impl Network<'_> {
                 }
                 None if rows.1.row(row).is_zero(UNITS) => Entry::Zero,
                 None => {
-                    let pair = (rows.0.slice(position, 1), rows.1.slice(row, 1));
-                    let whole = (&readers.0, &readers.1);
-                    let fault = row_fault(whole, (s, t), (&pair.0, &pair.1), row);
-                    let few = rows.1.rows() > 1;
-                    let norm = if few { None } else { norm_fault(whole, 1.0)? };
-                    match norm.or(fault) {
-                        Some(blame) => ledger.fail(told((HIDDEN, blame), place)),
-                        None => ledger.unknown(place, "a hidden channel matches no other"),
-                    }
-                    return Ok(false);
+                    strangers.push(row);
+                    Entry::Copy { of: position, sign: 1.0 }
                 }
             });
+        }
+        if let Some(row) = strangers.first() {
+            let position = row % rows.0.rows();
+            let pair = (rows.0.slice(position, 1), rows.1.slice(*row, 1));
+            let both = (&readers.0, &readers.1);
+            let many = strangers.len() * 2 >= rows.1.rows();
+            let norm = if many { norm_fault(both, 1.0)? } else { None };
+            match norm.or_else(|| row_fault(both, (s, t), (&pair.0, &pair.1), *row)) {
+                Some(blame) => ledger.fail(told((HIDDEN, blame), place)),
+                None => ledger.unknown(place, "a hidden channel matches no other"),
+            }
         }
         let map = Map { source: rows.0.rows(), entries, scale: 1.0, scale_error: 0.0 };
         for residual in [&agreement.weight, &agreement.bias] {

@@ -48,13 +48,13 @@ fn generator(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
-/// A few inputs, the shortest first: what reaches `failures`, a single token, several tokens; for
+/// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several tokens; for
 /// image models random images.
-pub(super) fn probes(model: &Model, failures: &[Failure]) -> Vec<Probe> {
+pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Probe> {
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {
             let shape = [channels, height, width];
-            return (0..IMAGES).map(|seed| Probe::image(shape, seed)).collect();
+            return (0..IMAGES + more as u64).map(|seed| Probe::image(shape, seed)).collect();
         }
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
@@ -72,7 +72,7 @@ pub(super) fn probes(model: &Model, failures: &[Failure]) -> Vec<Probe> {
     }
     let mut probes = vec![writer.random(1, &mut rng), writer.random(4, &mut rng)];
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
-    probes.push(writer.random(LONGEST, &mut rng));
+    probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
     probes
 }
 

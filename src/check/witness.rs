@@ -2,7 +2,7 @@
 
 use super::image_map;
 use super::probes::{Probe, probes};
-use super::sample::{Described, Side, larger, meaningful};
+use super::sample::{Described, Side, cost, larger, meaningful};
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
 use crate::error::Result;
@@ -55,6 +55,11 @@ pub struct Effect {
     pub inputs: usize,
 }
 
+/// Inputs that are tried beyond a few where a forward pass is cheap: a neuron may be silent on some.
+const MORE: usize = 24;
+/// Operations for one token up to which it is.
+const SMALL: f64 = 1e8;
+
 /// What a search came to.
 #[derive(Default)]
 pub(super) struct Search {
@@ -93,7 +98,9 @@ pub(super) fn outputs(
 ) -> Result<Search> {
     let mut search = Search::default();
     if source.1.outputs.iter().any(|output| output.fixed) {
-        let probes = probes(source.1, failures);
+        let small = [source, expanded].iter().all(|model| cost(*model, 1) <= SMALL);
+        let more = if small && !failures.is_empty() { MORE } else { 0 };
+        let probes = probes(source.1, failures, more);
         let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
         search.inputs += probes.len();
         for (index, probe) in probes.iter().enumerate() {
@@ -144,7 +151,7 @@ pub(super) fn effect(source: Described, expanded: Described) -> Result<Option<Ef
     let Some(output) = source.1.outputs.iter().position(|output| output.fixed) else {
         return Ok(None);
     };
-    let probes = probes(source.1, &[]);
+    let probes = probes(source.1, &[], 0);
     let inputs: Vec<_> = probes.iter().map(|probe| probe.input.clone()).collect();
     let run = |(checkpoint, model): Described| {
         crate::forward::run_batch::<f64>(checkpoint, model, &inputs)
