@@ -48,8 +48,8 @@ fn generator(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
-/// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several tokens; for
-/// image models random images.
+/// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several
+/// tokens; for image models random images.
 pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Probe> {
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {

@@ -55,7 +55,8 @@ pub struct Effect {
     pub inputs: usize,
 }
 
-/// Inputs that are tried beyond a few where a forward pass is cheap: a neuron may be silent on some.
+/// Inputs that are tried beyond a few where a forward pass is cheap: a neuron may be silent on
+/// some.
 const MORE: usize = 24;
 /// Operations for one token up to which it is.
 const SMALL: f64 = 1e8;
