@@ -108,11 +108,7 @@ fn features(
 ) -> Result<Vec<Feature>> {
     let feature = |sublayer: &&Sublayer| -> Result<Feature> {
         let mut sum: Option<(Bounded, Bounded)> = None;
-        for branch in &sublayer.branches {
-            let out = match &branch.op {
-                Op::Attention(attention) => &attention.output,
-                Op::Mlp(mlp) => &mlp.down,
-            };
+        for out in sublayer.branches.iter().flat_map(|branch| branch.op.writers()) {
             let fan_out = side.stored(&out.weight)?;
             let total = fan_out.apply(&Bounded::ones(fan_out.value.ncols()));
             let bias = side.bias(out)?;

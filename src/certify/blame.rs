@@ -53,6 +53,7 @@ impl<'a> Accused<'a> {
         let first = |op: &'a Op| match op {
             Op::Attention(attention) => &attention.query,
             Op::Mlp(mlp) => mlp.gate.as_ref().unwrap_or(&mlp.up),
+            Op::Experts(experts) => &experts.router,
         };
         let (s, t) = (first(self.ops.0), first(self.ops.1));
         let biases = agreement.weight.holds().then(|| t.bias.as_ref().zip(s.bias.as_ref()));
@@ -263,10 +264,7 @@ impl<'a> Accused<'a> {
 }
 
 fn writer(op: &Op) -> &Linear {
-    match op {
-        Op::Attention(attention) => &attention.output,
-        Op::Mlp(mlp) => &mlp.down,
-    }
+    op.writers()[0]
 }
 
 fn fan_out_fault<'a>(ops: (&'a Op, &'a Op), equations: &Equations) -> Blame<'a> {

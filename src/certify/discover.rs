@@ -9,7 +9,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Embedding, Lens, TableIndex};
+use crate::model::{Embedding, Lens, Table, TableIndex};
 use ndarray::{Array2, Axis, concatenate};
 
 /// A summand of the embedding, in both models.
@@ -32,12 +32,13 @@ pub(super) fn parts<'a>(source: &'a Embedding, expanded: &'a Embedding) -> Optio
         return None;
     }
     for (s, t) in source.tables.iter().zip(&expanded.tables) {
-        if s.index != t.index {
+        let plain = |table: &Table| table.scale == 1.0 && table.projection.is_none();
+        if s.index != t.index || !plain(s) || !plain(t) {
             return None;
         }
         let name = match s.index {
             TableIndex::Token => "token table",
-            TableIndex::Position => "position table",
+            TableIndex::Position(_) => "position table",
             TableIndex::TokenType => "token type table",
         };
         let index = Some(s.index);
@@ -55,10 +56,11 @@ pub(super) fn parts<'a>(source: &'a Embedding, expanded: &'a Embedding) -> Optio
     };
     let weight = |e: &'a Embedding| e.patch.as_ref().map(|p| &p.weight);
     let bias = |e: &'a Embedding| e.patch.as_ref().and_then(|p| p.bias.as_ref());
-    let complete =
-        pair("class token", source.class_token.as_ref(), expanded.class_token.as_ref(), false)
-            && pair("patch convolution", weight(source), weight(expanded), true)
-            && pair("patch bias", bias(source), bias(expanded), true);
+    let prefixes = source.prefix.len().max(expanded.prefix.len());
+    let complete = (0..prefixes)
+        .all(|i| pair("class token", source.prefix.get(i), expanded.prefix.get(i), false))
+        && pair("patch convolution", weight(source), weight(expanded), true)
+        && pair("patch bias", bias(source), bias(expanded), true);
     complete.then_some(parts)
 }
 

@@ -46,7 +46,9 @@ pub(super) fn norm_fault<'a>(
     let (Some(s), Some(t)) = (source.norm, expanded.norm) else { return Ok(None) };
     let Some((map, factor)) = expanded.through else { return Ok(None) };
     let readers = (source, expanded);
-    if let Some(mut blame) = vector_fault(readers, map, (&s.weight, &t.weight), factor * divisor)? {
+    if let (Some(small), Some(large)) = (&s.weight, &t.weight)
+        && let Some(mut blame) = vector_fault(readers, map, (small, large), factor * divisor)?
+    {
         blame.cause = blame.cause.or_else(|| ratio_of_norm(&blame.residual, s, map, divisor));
         return Ok(Some(blame));
     }
@@ -82,15 +84,19 @@ fn vector_fault<'a>(
         scale: 1.0,
         scale_error: 0.0,
     };
-    let mut lhs = expanded.side.read(t)?.times(factor);
-    let is_weight = expanded.norm.is_some_and(|norm| norm.weight == *t);
+    let is_weight = expanded.norm.is_some_and(|norm| norm.weight.as_ref() == Some(t));
+    let read = |reader: &Reader, lens: &Lens| match reader.norm {
+        Some(norm) if is_weight => reader.side.gamma(norm, lens.rows()),
+        _ => reader.side.read(lens),
+    };
+    let mut lhs = read(expanded, t)?.times(factor);
     for (i, entry) in unsigned.entries.iter().enumerate() {
         if *entry == Entry::Zero && is_weight {
             (lhs.value[[i, 0]], lhs.variance[[i, 0]]) = (0.0, 0.0);
         }
     }
     let shared = expanded.side.unit(t);
-    let residual = Residual::of(&lhs, &unsigned.image(&source.side.read(s)?), shared);
+    let residual = Residual::of(&lhs, &unsigned.image(&read(source, s)?), shared);
     if residual.holds() {
         return Ok(None);
     }

@@ -142,7 +142,7 @@ fn reads_by_layer_norm_alone(model: &Model) -> bool {
         behind_norm = sublayer.post_norm.is_some();
     }
     let first_step = |steps: &[Step]| {
-        steps.iter().find(|step| !matches!(step, Step::First)).is_some_and(is_norm)
+        steps.iter().find(|step| !matches!(step, Step::Position(_))).is_some_and(is_norm)
     };
     let outputs = behind_norm || model.outputs.iter().all(|output| first_step(&output.steps));
     outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)

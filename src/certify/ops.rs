@@ -4,7 +4,7 @@ use super::bounded::Bounded;
 use super::channels::{Keys, Writes};
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Activation, Attention, Mlp, Op};
 
 /// Reads what `op` writes, as a function of the source's stream.
@@ -12,6 +12,7 @@ pub(super) fn writes(reader: &Reader, op: &Op) -> Result<Writes> {
     match op {
         Op::Attention(attention) => attention_writes(reader, attention),
         Op::Mlp(mlp) => mlp_writes(reader, mlp),
+        Op::Experts(_) => Err(Error::unsupported("no equation is known for a mixture of experts")),
     }
 }
 

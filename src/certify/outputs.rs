@@ -40,7 +40,7 @@ impl Network<'_> {
         let last = source.steps.len().saturating_sub(1);
         for (at, steps) in source.steps.iter().zip(&expanded.steps).enumerate() {
             let going = match steps {
-                (Step::First, Step::First) => true,
+                (Step::Position(s), Step::Position(t)) if s == t => true,
                 (Step::Norm(s), Step::Norm(t)) => {
                     self.norm(&mut walk, (s, t), place, &mut ledger)?
                 }

@@ -77,7 +77,7 @@ fn rounding_of_norm(
     (s, t): (&Norm, &Norm),
     factor: f64,
 ) -> Result<f64> {
-    let (small, large) = (source.read(&s.weight)?, expanded.read(&t.weight)?);
+    let (small, large) = (source.gamma(s, map.source)?, expanded.gamma(t, map.expanded())?);
     let mut error = 0.0f64;
     for (i, entry) in map.entries.iter().enumerate() {
         if let Entry::Copy { of, .. } = entry {
@@ -86,7 +86,7 @@ fn rounding_of_norm(
             error = error.max(off);
         }
     }
-    Ok(error.min(expanded.unit(&t.weight)))
+    Ok(error.min(expanded.unit_of_gamma(t)))
 }
 
 impl Reader<'_> {
@@ -106,7 +106,7 @@ impl Reader<'_> {
             bias = bias.plus(&stored.apply(&self.side.read(beta)?));
         }
         let gamma = match self.norm {
-            Some(norm) => self.side.read(&norm.weight)?,
+            Some(norm) => self.side.gamma(norm, stored.value.ncols())?,
             None => Bounded::ones(stored.value.ncols()),
         };
         let (width, targets) = self.targets(stored.value.ncols());

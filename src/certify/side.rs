@@ -3,7 +3,7 @@
 use super::bounded::{Bounded, Stored};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
-use crate::model::{Lens, Linear, Model};
+use crate::model::{Lens, Linear, Model, Norm};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -106,6 +106,19 @@ impl<'a> Side<'a> {
             Some(bias) => self.read(bias),
             None => Ok(Bounded::zeros(linear.weight.rows(), 1)),
         }
+    }
+
+    /// γ of a norm over `channels` channels, `[channels, 1]`.
+    pub fn gamma(&self, norm: &Norm, channels: usize) -> Result<Bounded> {
+        let Some(weight) = &norm.weight else { return Ok(Bounded::ones(channels)) };
+        let mut gamma = self.read(weight)?;
+        gamma.value += norm.offset;
+        Ok(gamma)
+    }
+
+    /// The unit of rounding of γ; that of f64 where it is 1 in code.
+    pub fn unit_of_gamma(&self, norm: &Norm) -> f64 {
+        norm.weight.as_ref().map_or(F64_UNIT, |weight| self.unit(weight))
     }
 
     /// The typical size of a tensor's numbers: its own; or, if that is no more than rounding of

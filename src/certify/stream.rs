@@ -74,7 +74,7 @@ impl Stream<'_> {
             let mut failure = failure(rule, place, &residual, index, cause);
             failure.reach = match part.index {
                 Some(TableIndex::Token) => Reach::Token(row),
-                Some(TableIndex::Position) => Reach::Position(row),
+                Some(TableIndex::Position(_)) => Reach::Position(row),
                 Some(TableIndex::TokenType) => Reach::TokenType(row),
                 None => Reach::Any,
             };
@@ -252,21 +252,25 @@ pub(super) fn written_map(
     };
     let weight_map =
         Map { source: map.source, entries: with(|_| 1.0), scale: 1.0, scale_error: 0.0 };
-    let mut lhs = expanded.read(&norms.1.weight)?.times(map.scale / eta_squared.sqrt());
+    let mut lhs = expanded.gamma(norms.1, map.expanded())?.times(map.scale / eta_squared.sqrt());
     for (i, entry) in weight_map.entries.iter().enumerate() {
         if *entry == Entry::Zero {
             (lhs.value[[i, 0]], lhs.variance[[i, 0]]) = (0.0, 0.0);
         }
     }
-    let rhs = weight_map.image(&source.read(&norms.0.weight)?);
-    let unit = expanded.unit(&norms.1.weight);
+    let rhs = weight_map.image(&source.gamma(norms.0, map.source)?);
+    let unit = expanded.unit_of_gamma(norms.1);
     let factor = Residual::of(&lhs, &rhs, 0.0).factor();
     let known = returned || (factor - 1.0).abs() <= unit || factor <= 0.0;
     let (scale, scale_error) = if known { (1.0, 0.0) } else { (factor, unit) };
     let written = Map { entries: with(|sign| sign), scale, scale_error, ..weight_map };
     let shared = unit + map.scale_error;
     let weights = Residual::of(&lhs, &rhs.times(scale), shared);
-    book(ledger, &weights, place, (&norms.1.weight, &norms.0.weight));
+    match (&norms.1.weight, &norms.0.weight) {
+        (Some(t), Some(s)) => book(ledger, &weights, place, (t, s)),
+        _ if weights.holds() => ledger.hold(&weights),
+        _ => return Ok(None),
+    }
     if let (Some(s), Some(t)) = (&norms.0.bias, &norms.1.bias) {
         let biases = Residual::of(&expanded.read(t)?, &written.image(&source.read(s)?), shared);
         book(ledger, &biases, place, (t, s));

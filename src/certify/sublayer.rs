@@ -11,7 +11,7 @@ use super::squares::{Ledger, Place, Residual, failure};
 use super::stream::eta_squared;
 use crate::checkpoint::Dtype;
 use crate::error::Result;
-use crate::model::{Branch, Norm, Op, Sublayer};
+use crate::model::{Branch, Lens, Linear, Norm, Op, Sublayer};
 
 /// What all sublayers have in common.
 #[derive(Clone, Copy)]
@@ -36,6 +36,10 @@ impl<'a> Network<'a> {
             return Ok(ledger);
         }
         for (s, t) in source.branches.iter().zip(&expanded.branches) {
+            if let Some(what) = unproven(s).or(unproven(t)) {
+                ledger.unknown(place, format!("no equation is known for {what}"));
+                continue;
+            }
             if let Some(reason) = incomparable(&s.op, &t.op) {
                 ledger.unknown(place, reason);
                 continue;
@@ -88,6 +92,10 @@ impl<'a> Network<'a> {
     ) -> Result<Ledger> {
         let mut ledger = Ledger::new();
         for branch in &sublayer.branches {
+            if let Some(what) = unproven(branch) {
+                ledger.unknown(place, format!("no equation is known for {what}"));
+                continue;
+            }
             let side = if expanded { self.expanded } else { self.source };
             if let Some(entries) = writes_zeros(side, branch)? {
                 let lenses = branch.op.linears().into_iter().flat_map(|l| l.lenses());
@@ -124,7 +132,7 @@ impl<'a> Network<'a> {
         let expected = eta_squared * s.eps;
         // ε is a number of the configuration, exact to f64; but every framework that computes in
         // 32 bits or less adds it as an f32.
-        let file = unit(Dtype::F32).min(self.expanded.unit(&t.weight));
+        let file = unit(Dtype::F32).min(self.expanded.unit_of_gamma(t));
         let bound = expected * (file + 2.0 * map.scale_error);
         let difference = t.eps - expected;
         let units = if difference == 0.0 { 0.0 } else { difference.abs() / bound };
@@ -165,16 +173,31 @@ impl<'a> Network<'a> {
 
 /// How many zeros a branch writes with, if all that it writes is multiplied by zero.
 fn writes_zeros(side: &Side, branch: &Branch) -> Result<Option<usize>> {
-    let out = match &branch.op {
-        Op::Attention(attention) => &attention.output,
-        Op::Mlp(mlp) => &mlp.down,
-    };
-    for lens in out.lenses() {
+    let out: Vec<&Lens> = branch.op.writers().into_iter().flat_map(Linear::lenses).collect();
+    for lens in &out {
         if !side.is_zero(lens)? {
             return Ok(None);
         }
     }
-    Ok(Some(out.lenses().map(|lens| lens.rows() * lens.cols()).sum()))
+    Ok(Some(out.into_iter().map(|lens| lens.rows() * lens.cols()).sum()))
+}
+
+/// The part of a branch for which there are no equations.
+fn unproven(branch: &Branch) -> Option<&'static str> {
+    match &branch.op {
+        _ if branch.post_norm.is_some() => Some("a norm behind a branch"),
+        _ if branch.scale.is_some() => Some("LayerScale"),
+        Op::Attention(a) if a.head_norms.is_some() => Some("norms of queries and keys"),
+        Op::Attention(a) if a.softcap.is_some() => Some("a soft cap on attention logits"),
+        Op::Attention(a) if a.window.is_some() => Some("a sliding window"),
+        Op::Attention(a)
+            if a.rotary.as_ref().is_some_and(|r| 2 * r.frequencies.len() != a.head_dim) =>
+        {
+            Some("partial rotary positions")
+        }
+        Op::Experts(_) => Some("a mixture of experts"),
+        _ => None,
+    }
 }
 
 pub(super) const NO_NORM: &str =

@@ -60,7 +60,10 @@ pub(super) fn search(
 }
 
 fn takes_first(model: &Model, output: usize) -> bool {
-    model.outputs[output].steps.iter().any(|step| matches!(step, Step::First))
+    model.outputs[output]
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Position(_) | Step::MeanFrom(_)))
 }
 
 /// Positions of an input that has up to `length` tokens, or is an image.

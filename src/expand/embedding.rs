@@ -22,9 +22,7 @@ pub(super) fn jobs(source: &Embedding, expanded: &Embedding, stream: &Stream) ->
     for (from, to) in source.tables.iter().zip(&expanded.tables) {
         jobs.push(table(&from.lens, &to.lens));
     }
-    if let (Some(from), Some(to)) = (&source.class_token, &expanded.class_token) {
-        jobs.push(table(from, to));
-    }
+    jobs.extend(source.prefix.iter().zip(&expanded.prefix).map(|(from, to)| table(from, to)));
     if let (Some(from), Some(to)) = (&source.patch, &expanded.patch) {
         let taps = Arc::new(Map::identity(from.weight.cols()));
         let ports = Ports { read: taps, write: stream.map.clone() };

@@ -107,6 +107,9 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     plan::check_every_tensor_is_known(source, model)?;
     let wanted = sizes::resolve(family, model, &options.target)?;
     let stream = plan::Stream::of(model, wanted.hidden)?;
+    let places = options.insert_after.as_deref();
+    let slots = depth::layout(model.layers.len(), wanted.layers, places)?;
+    let origins: Vec<usize> = slots.iter().map(|slot| slot.source).collect();
 
     let name = format!("expansion of {}", source.path().display());
     let mut config = Config::new(&name, source.config().json().clone());
@@ -114,7 +117,7 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
         norm_eps: model.sizes.norm_eps.map(|eps| eps * stream.eps_factor),
         ..wanted
     };
-    (family.configure)(&mut config, &sizes);
+    (family.configure)(&mut config, &sizes, &origins);
     if let Some(dtype) = options.dtype {
         for field in ["dtype", "torch_dtype"] {
             if config.get(field).is_some() {
@@ -123,10 +126,12 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
         }
     }
 
-    let catalog = Catalog::new(|name| source.has(name), source.tensors().keys());
+    let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
+    let dtype = |name: &str| options.dtype.or_else(|| stored(name));
+    let catalog = Catalog::new(|name| source.has(name), dtype, source.tensors().keys());
     let expanded = (family.describe)(&config, &catalog)?;
     sizes::check_count(&expanded)?;
-    let jobs = plan::jobs(model, &expanded, &stream, options)?;
+    let jobs = plan::jobs(model, &expanded, &stream, &slots, options)?;
     let tensors = write::tensors(source, &expanded, &jobs, options)?;
     Ok(Checkpoint::in_memory(name, config, tensors))
 }

@@ -23,17 +23,21 @@ pub(super) fn jobs(
     stream: &Stream,
     divisor: f64,
 ) -> Result<Vec<Job>> {
+    let (Some(from), Some(to), true) = (&source.weight, &expanded.weight, source.offset == 0.0)
+    else {
+        return Err(Error::unsupported("no rule expands a norm whose γ is not what is stored"));
+    };
     let eps = source.eps * stream.eps_factor;
     if (expanded.eps - eps).abs() > 1e-14 * eps {
         return Err(Error::unsupported(format!(
             "its ε must become {eps:e}, but the expanded configuration makes it {:e}",
             expanded.eps
         ))
-        .tensor(expanded.weight.name()));
+        .tensor(to.name()));
     }
     let scaled = |factor: f64| Arc::new(Map::clone(&stream.read).scaled(factor));
     let weight = Rule::Vector { map: scaled(stream.eta / divisor), residue: Residue::Any(1.0) };
-    let mut jobs = vec![Job::new(&source.weight, &expanded.weight, weight)];
+    let mut jobs = vec![Job::new(from, to, weight)];
     if let (Some(from), Some(to)) = (&source.bias, &expanded.bias) {
         let rule = Rule::Vector { map: scaled(1.0 / divisor), residue: Residue::Zero };
         jobs.push(Job::new(from, to, rule));

@@ -1,13 +1,13 @@
 //! Which rule serves which tensor.
 
-use super::depth;
+use super::depth::Slot;
 use super::linear::Duty;
 use super::maps::Map;
 use super::vectors::Residue;
 use super::{Options, attention, embedding, mlp, norm};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::model::{Lens, Linear, Model, Norm, NormKind, Op, Output, Step, Sublayer};
+use crate::model::{Branch, Lens, Linear, Model, Norm, NormKind, Op, Output, Step, Sublayer};
 use std::sync::Arc;
 
 /// One matrix or vector of the expanded model, where its source lies, and the rule between them.
@@ -158,12 +158,11 @@ pub(super) fn jobs(
     source: &Model,
     expanded: &Model,
     stream: &Stream,
+    slots: &[Slot],
     options: &Options,
 ) -> Result<Vec<Job>> {
     let mut jobs = embedding::jobs(&source.embedding, &expanded.embedding, stream)?;
-    let places = options.insert_after.as_deref();
-    let slots = depth::layout(source.layers.len(), expanded.layers.len(), places)?;
-    for (slot, layer) in slots.into_iter().zip(&expanded.layers) {
+    for (slot, layer) in slots.iter().zip(&expanded.layers) {
         let duty = slot.duty(options.new_layers);
         for (from, to) in source.layers[slot.source].iter().zip(layer) {
             jobs.extend(sublayer_jobs(from, to, stream, duty, options)?);
@@ -184,6 +183,7 @@ fn sublayer_jobs(
 ) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for (from, to) in source.branches.iter().zip(&expanded.branches) {
+        check_plain(from)?;
         let mut read = &stream.map;
         if let (Some(from), Some(to)) = (&from.norm, &to.norm) {
             jobs.extend(norm::jobs(from, to, stream, 1.0)?);
@@ -204,6 +204,18 @@ fn sublayer_jobs(
     Ok(jobs)
 }
 
+/// Refuses what no rule expands.
+fn check_plain(branch: &Branch) -> Result<()> {
+    let what = match &branch.op {
+        _ if branch.post_norm.is_some() => "a norm behind a branch",
+        _ if branch.scale.is_some() => "LayerScale",
+        Op::Attention(a) if a.head_norms.is_some() => "norms of queries and keys",
+        Op::Experts(_) => "a mixture of experts",
+        _ => return Ok(()),
+    };
+    Err(Error::unsupported(format!("no rule expands {what}")))
+}
+
 fn output_jobs(
     source: &Model,
     (from, to): (&Output, &Output),
@@ -218,7 +230,7 @@ fn output_jobs(
     let mut read = stream.map.clone();
     for (index, steps) in from.steps.iter().zip(&to.steps).enumerate() {
         match steps {
-            (Step::First, Step::First) => {}
+            (Step::Position(_), Step::Position(_)) => {}
             (Step::Activation(_), Step::Activation(_)) if read.commutes_with_activations() => {}
             (Step::Norm(from_norm), Step::Norm(to_norm)) => {
                 // A tied table reads k copies where the source's read one; its norm makes up for
@@ -226,8 +238,7 @@ fn output_jobs(
                 let tied = is_tied(from.steps.get(index + 1));
                 let divisor = if tied { stream.tied_factor } else { 1.0 };
                 if *read != *stream.map {
-                    return Err(Error::unsupported("a norm of something other than the stream")
-                        .tensor(from_norm.weight.name()));
+                    return Err(Error::unsupported("a norm of something other than the stream"));
                 }
                 jobs.extend(norm::jobs(from_norm, to_norm, stream, divisor)?);
                 read = Arc::new(Map::clone(&stream.read).scaled(1.0 / divisor));

@@ -57,6 +57,7 @@ impl Limits<'_> {
             },
             intermediate: target.intermediate.unwrap_or(source.intermediate),
             layers: target.layers.unwrap_or(source.layers),
+            experts: source.experts,
             norm_eps: source.norm_eps,
         }
     }

@@ -2,10 +2,11 @@
 //! positions.
 
 use super::input::Batch;
-use super::ops::{linear, softmax};
+use super::norm::normalise;
+use super::ops::{linear, softcap, softmax};
 use super::{Real, Weights};
 use crate::error::Result;
-use crate::model::{Attention, Rotary};
+use crate::model::{Attention, Norm, Rotary};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
@@ -26,6 +27,10 @@ pub(super) fn attention<R: Real>(
     let mut queries = linear(weights, &op.query, x)?;
     let mut keys = linear(weights, &op.key, x)?;
     let values = linear(weights, &op.value, x)?;
+    if let Some(norms) = &op.head_norms {
+        normalise_heads(weights, &norms.query, op.head_dim, &mut queries)?;
+        normalise_heads(weights, &norms.key, op.head_dim, &mut keys)?;
+    }
     if let Some(rotary) = &op.rotary {
         rotate(rotary, op.head_dim, &batch.positions, &mut queries);
         rotate(rotary, op.head_dim, &batch.positions, &mut keys);
@@ -48,6 +53,22 @@ pub(super) fn attention<R: Real>(
     linear(weights, &op.output, &context)
 }
 
+/// Normalises each head's channels by themselves.
+fn normalise_heads<R: Real>(
+    weights: &Weights,
+    norm: &Norm,
+    head_dim: usize,
+    x: &mut Array2<R>,
+) -> Result<()> {
+    for first in (0..x.ncols()).step_by(head_dim) {
+        let mut head = x.slice_mut(s![.., first..first + head_dim]);
+        let mut copy = head.to_owned();
+        normalise(weights, norm, &mut copy)?;
+        head.assign(&copy);
+    }
+    Ok(())
+}
+
 /// The columns of one head.
 fn columns<R>(matrix: &Array2<R>, head: usize, head_dim: usize) -> ArrayView2<'_, R> {
     matrix.slice(s![.., head * head_dim..(head + 1) * head_dim])
@@ -68,8 +89,13 @@ fn attend<R: Real>(
         let reach = if op.causal { end } else { count };
         let mut weights = queries.slice(s![first..end, ..]).dot(&keys.slice(s![..reach, ..]).t());
         weights.mapv_inplace(|logit| logit * scale);
+        if let Some(cap) = op.softcap {
+            softcap(cap, weights.view_mut());
+        }
+        let window = op.window.map_or(usize::MAX, |window| window.size);
         for (position, row) in (first..end).zip(weights.outer_iter_mut()) {
-            softmax(row, |key| visible[key] && (!op.causal || key <= position));
+            let near = |key: usize| key.saturating_add(window) > position;
+            softmax(row, |key| visible[key] && near(key) && (!op.causal || key <= position));
         }
         out.slice_mut(s![first..end, ..]).assign(&weights.dot(&values.slice(s![..reach, ..])));
     }
@@ -77,7 +103,7 @@ fn attend<R: Real>(
 
 /// Turns each pair of channels of each head by its angle at each position.
 fn rotate<R: Real>(rotary: &Rotary, head_dim: usize, positions: &[usize], x: &mut Array2<R>) {
-    let half = head_dim / 2;
+    let half = rotary.frequencies.len();
     for (&position, mut row) in positions.iter().zip(x.outer_iter_mut()) {
         let place = R::from_f64(position as f64);
         let turns = rotary.frequencies.iter().map(|&f| (place * R::from_f64(f)).sin_cos());
@@ -100,18 +126,8 @@ mod tests {
     fn one_head(causal: bool) -> Attention {
         let weight = Lens::matrix("w", Dim::one(), [Dim::one()]);
         let linear = Linear { weight, bias: None };
-        Attention {
-            query: linear.clone(),
-            key: linear.clone(),
-            value: linear.clone(),
-            output: linear,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 1,
-            scale: 0.5,
-            causal,
-            rotary: None,
-        }
+        let projections = [linear.clone(), linear.clone(), linear.clone(), linear];
+        Attention { scale: 0.5, causal, ..Attention::plain(projections, 1, 1) }
     }
 
     #[test]

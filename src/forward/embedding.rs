@@ -5,7 +5,7 @@ use super::norm::normalise;
 use super::ops::linear;
 use super::{Real, Weights};
 use crate::error::Result;
-use crate::model::{Embedding, Lens, TableIndex};
+use crate::model::{Embedding, Table, TableIndex};
 use ndarray::{Array2, Axis, concatenate, s};
 
 /// The residual stream in front of the first layer, `[positions, hidden]`.
@@ -21,12 +21,13 @@ pub(super) fn embed<R: Real>(
     let mut stream = Array2::zeros((batch.positions.len(), hidden));
     embed_images(weights, embedding, batch, &mut stream)?;
     for table in &embedding.tables {
-        let rows = match table.index {
-            TableIndex::Token => &batch.ids,
-            TableIndex::Position => &batch.positions,
-            TableIndex::TokenType => &batch.types,
+        let all = |rows: &[usize]| rows.iter().copied().map(Some).collect();
+        let rows: Vec<Option<usize>> = match table.index {
+            TableIndex::Token => all(&batch.ids),
+            TableIndex::Position(_) => batch.position_rows.clone(),
+            TableIndex::TokenType => all(&batch.types),
         };
-        add_rows(weights, &table.lens, rows, &mut stream)?;
+        add_rows(weights, table, &rows, &mut stream)?;
     }
     if let Some(norm) = &embedding.norm {
         normalise(weights, norm, &mut stream)?;
@@ -37,17 +38,29 @@ pub(super) fn embed<R: Real>(
 /// Adds row `rows[p]` of a table to each position p. Only the rows that are used are read.
 fn add_rows<R: Real>(
     weights: &Weights,
-    table: &Lens,
-    rows: &[usize],
+    table: &Table,
+    rows: &[Option<usize>],
     stream: &mut Array2<R>,
 ) -> Result<()> {
-    for (&row, mut position) in rows.iter().zip(stream.outer_iter_mut()) {
-        position += &weights.rows::<R>(table, row, 1)?.row(0);
+    let mut looked_up = Array2::zeros((rows.len(), table.lens.cols()));
+    for (row, mut position) in rows.iter().zip(looked_up.outer_iter_mut()) {
+        if let Some(row) = row {
+            position.assign(&weights.rows::<R>(&table.lens, *row, 1)?.row(0));
+        }
     }
+    if table.scale != 1.0 {
+        let scale = R::from_f64(table.scale);
+        looked_up.mapv_inplace(|value| value * scale);
+    }
+    *stream += &match &table.projection {
+        Some(projection) => linear(weights, projection, &looked_up)?,
+        None => looked_up,
+    };
     Ok(())
 }
 
-/// Adds the class token to position 0 of each image and its patches' vectors to the others.
+/// Writes the class token and its like to the first positions of each image and its patches'
+/// vectors to the others.
 fn embed_images<R: Real>(
     weights: &Weights,
     embedding: &Embedding,
@@ -59,13 +72,13 @@ fn embed_images<R: Real>(
     let views: Vec<_> = cut.iter().map(|one| one.view()).collect();
     let all = concatenate(Axis(0), &views).expect("patches of one model have one size");
     let vectors = linear(weights, patch, &all)?;
-    let token = embedding.class_token.as_ref();
-    let token = token.map(|lens| weights.rows::<R>(lens, 0, 1)).transpose()?;
+    let prefix = embedding.prefix.iter().map(|lens| weights.rows::<R>(lens, 0, lens.rows()));
+    let prefix: Vec<Array2<R>> = prefix.collect::<Result<_>>()?;
     let mut next = 0;
     for rows in &batch.sequences {
         let mut first = rows.start;
-        if let Some(token) = &token {
-            stream.row_mut(first).assign(&token.row(0));
+        for token in prefix.iter().flat_map(|tokens| tokens.outer_iter()) {
+            stream.row_mut(first).assign(&token);
             first += 1;
         }
         let count = rows.end - first;

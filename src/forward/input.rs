@@ -1,7 +1,7 @@
 //! What goes into a model, checked against the model.
 
 use crate::error::{Error, Result};
-use crate::model::{Input as Expected, Model};
+use crate::model::{Count, Input as Expected, Lens, Model, Positions, TableIndex};
 use ndarray::Array3;
 use std::ops::Range;
 
@@ -164,6 +164,8 @@ pub(super) struct Batch<'a> {
     pub ids: Vec<usize>,
     /// Position id, `[rows]`; for images 0 is the class token.
     pub positions: Vec<usize>,
+    /// Row of the position table, `[rows]`, where there is a table and a row.
+    pub position_rows: Vec<Option<usize>>,
     /// Token type id, `[rows]`.
     pub types: Vec<usize>,
     /// Whether others may attend to it, `[rows]`.
@@ -206,8 +208,8 @@ impl<'a> Batch<'a> {
                 let Expected::Image { height, width, patch, .. } = model.embedding.input else {
                     return;
                 };
-                let token = usize::from(model.embedding.class_token.is_some());
-                let count = token + (height / patch) * (width / patch);
+                let prefix: usize = model.embedding.prefix.iter().map(Lens::rows).sum();
+                let count = prefix + (height / patch) * (width / patch);
                 self.ids.resize(start + count, 0);
                 self.positions.extend(0..count);
                 self.types.resize(start + count, 0);
@@ -215,6 +217,37 @@ impl<'a> Batch<'a> {
                 self.images.push(Image { pixels, side: patch });
             }
         }
-        self.sequences.push(start..self.ids.len());
+        let rows = start..self.ids.len();
+        let given = matches!(input, Input::Tokens { positions: Some(_), .. });
+        self.number_positions(model, rows.clone(), given);
+        self.sequences.push(rows);
+    }
+
+    /// Finds the rows of the position table. Positions that are `given` are counted already.
+    fn number_positions(&mut self, model: &Model, rows: Range<usize>, given: bool) {
+        let table = model.embedding.tables.iter().find_map(|table| match table.index {
+            TableIndex::Position(positions) => Some(positions),
+            _ => None,
+        });
+        let mut counted = 0;
+        for row in rows.clone() {
+            let Some(Positions { count, offset }) = table else {
+                self.position_rows.push(None);
+                continue;
+            };
+            let counts = match count {
+                Count::All => true,
+                Count::Visible => self.visible[row],
+                Count::OtherThan(id) => self.ids[row] != id,
+                Count::Behind(first) => row - rows.start >= first,
+            };
+            self.position_rows.push(match (given, counts, count) {
+                (true, ..) => Some(self.positions[row] + offset),
+                (false, true, _) => Some(counted + offset),
+                (false, false, Count::Behind(_)) => None,
+                (false, false, _) => Some(offset.saturating_sub(1)),
+            });
+            counted += usize::from(counts);
+        }
     }
 }

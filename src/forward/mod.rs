@@ -7,6 +7,7 @@
 
 mod attention;
 mod embedding;
+mod experts;
 mod input;
 mod mlp;
 mod noise;
@@ -22,7 +23,7 @@ pub use weights::{Perturbation, Weights};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::model::{Model, Op, Step, Sublayer};
+use crate::model::{Branch, Model, Op, Step, Sublayer};
 use input::Batch;
 use ndarray::{Array2, Axis, s};
 use std::ops::Range;
@@ -131,19 +132,32 @@ impl Run<'_> {
     fn sublayer<R: Real>(&self, sublayer: &Sublayer, x: Array2<R>) -> Result<Array2<R>> {
         let mut sum = x.clone();
         for branch in &sublayer.branches {
-            let mut read = x.clone();
-            if let Some(norm) = &branch.norm {
-                norm::normalise(self.weights, norm, &mut read)?;
-            }
-            sum += &match &branch.op {
-                Op::Attention(op) => attention::attention(self.weights, op, &read, self.batch)?,
-                Op::Mlp(op) => mlp::mlp(self.weights, op, &read)?,
-            };
+            sum += &self.branch(branch, &x)?;
         }
         if let Some(norm) = &sublayer.post_norm {
             norm::normalise(self.weights, norm, &mut sum)?;
         }
         Ok(sum)
+    }
+
+    /// `scale ∘ post_norm(op(norm(x)))`.
+    fn branch<R: Real>(&self, branch: &Branch, x: &Array2<R>) -> Result<Array2<R>> {
+        let mut read = x.clone();
+        if let Some(norm) = &branch.norm {
+            norm::normalise(self.weights, norm, &mut read)?;
+        }
+        let mut written = match &branch.op {
+            Op::Attention(op) => attention::attention(self.weights, op, &read, self.batch)?,
+            Op::Mlp(op) => mlp::mlp(self.weights, op, &read)?,
+            Op::Experts(op) => experts::experts(self.weights, op, &read)?,
+        };
+        if let Some(norm) = &branch.post_norm {
+            norm::normalise(self.weights, norm, &mut written)?;
+        }
+        if let Some(scale) = &branch.scale {
+            written *= &self.weights.vector::<R>(scale)?;
+        }
+        Ok(written)
     }
 
     /// Applies an output's steps; returns the stacked values and which rows are which input's.
@@ -155,14 +169,19 @@ impl Run<'_> {
         let mut rows = self.batch.sequences.clone();
         for step in steps {
             match step {
-                Step::First => {
-                    let firsts: Vec<usize> = rows.iter().map(|r| r.start).collect();
-                    values = values.select(Axis(0), &firsts);
-                    rows = (0..firsts.len()).map(|i| i..i + 1).collect();
+                Step::Position(position) => {
+                    let chosen: Vec<usize> = rows.iter().map(|r| r.start + position).collect();
+                    values = values.select(Axis(0), &chosen);
+                    rows = (0..chosen.len()).map(|i| i..i + 1).collect();
+                }
+                Step::MeanFrom(first) => {
+                    values = ops::means(&values, &rows, *first);
+                    rows = (0..rows.len()).map(|i| i..i + 1).collect();
                 }
                 Step::Norm(norm) => norm::normalise(self.weights, norm, &mut values)?,
                 Step::Linear(layer) => values = ops::linear(self.weights, layer, &values)?,
                 Step::Activation(activation) => ops::activate(*activation, &mut values),
+                Step::Softcap(cap) => ops::softcap(*cap, values.view_mut()),
             }
         }
         Ok((values, rows))

@@ -14,8 +14,11 @@ pub(super) fn normalise<R: Real>(weights: &Weights, norm: &Norm, x: &mut Array2<
     for row in x.axis_iter_mut(Axis(0)) {
         standardise(row, norm.kind, eps);
     }
-    let gain: Array1<R> = weights.vector(&norm.weight)?;
-    *x *= &gain;
+    if let Some(weight) = &norm.weight {
+        let offset = R::from_f64(norm.offset);
+        let gain: Array1<R> = weights.vector(weight)?;
+        *x *= &gain.mapv_into(|weight| offset + weight);
+    }
     if let Some(bias) = &norm.bias {
         *x += &weights.vector::<R>(bias)?;
     }

@@ -5,8 +5,9 @@ use crate::error::Result;
 use crate::model::{Activation, Linear};
 use ndarray::linalg::general_mat_mul;
 use ndarray::parallel::prelude::*;
-use ndarray::{Array2, ArrayViewMut1, Axis};
+use ndarray::{Array2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::ops::Range;
 
 /// How many weights are read at a time (1 MiB in f64): few enough to stay in the cache until they
 /// are multiplied, and so that a model larger than memory can be run.
@@ -54,6 +55,24 @@ pub(super) fn softmax<R: Real>(mut row: ArrayViewMut1<R>, visible: impl Fn(usize
         sum += *value;
     }
     row.mapv_inplace(|value| value / sum);
+}
+
+/// `x` becomes `cap·tanh(x/cap)`, which lies between −cap and cap.
+pub(super) fn softcap<R: Real>(cap: f64, mut x: ArrayViewMut2<R>) {
+    let cap = R::from_f64(cap);
+    x.mapv_inplace(|value| cap * (value / cap).tanh());
+}
+
+/// The mean of each range of rows without its first `skipped`: `[ranges, channels]`.
+pub(super) fn means<R: Real>(x: &Array2<R>, ranges: &[Range<usize>], skipped: usize) -> Array2<R> {
+    let mut means = Array2::zeros((ranges.len(), x.ncols()));
+    for (rows, mut mean) in ranges.iter().zip(means.outer_iter_mut()) {
+        let part = x.slice(s![rows.start + skipped..rows.end, ..]);
+        mean.assign(&part.sum_axis(Axis(0)));
+        let count = R::from_f64(part.nrows() as f64);
+        mean.mapv_inplace(|sum| sum / count);
+    }
+    means
 }
 
 /// Applies a pointwise function to every entry.

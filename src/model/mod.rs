@@ -30,7 +30,7 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 
 fn described(checkpoint: &Checkpoint) -> Result<Model> {
     let family = family_of(checkpoint.config())?;
-    let catalog = Catalog::new(|name| checkpoint.has(name), checkpoint.tensors().keys());
+    let catalog = Catalog::of(checkpoint);
     let model = (family.describe)(checkpoint.config(), &catalog)?;
     for lens in model.lenses() {
         lens.check(checkpoint)?;
@@ -59,8 +59,11 @@ impl Model {
     pub fn lenses(&self) -> Vec<&Lens> {
         let mut lenses = Vec::new();
         let embedding = &self.embedding;
-        lenses.extend(embedding.tables.iter().map(|t| &t.lens));
-        lenses.extend(&embedding.class_token);
+        for table in &embedding.tables {
+            lenses.push(&table.lens);
+            lenses.extend(table.projection.iter().flat_map(Linear::lenses));
+        }
+        lenses.extend(&embedding.prefix);
         if let Some(linear) = &embedding.patch {
             lenses.extend(linear.lenses());
         }
@@ -73,6 +76,11 @@ impl Model {
                     lenses.extend(norm.lenses());
                 }
                 branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
+                branch.op.norms().iter().for_each(|norm| lenses.extend(norm.lenses()));
+                if let Some(norm) = &branch.post_norm {
+                    lenses.extend(norm.lenses());
+                }
+                lenses.extend(&branch.scale);
             }
             if let Some(norm) = &sublayer.post_norm {
                 lenses.extend(norm.lenses());
@@ -82,7 +90,7 @@ impl Model {
             match step {
                 Step::Norm(norm) => lenses.extend(norm.lenses()),
                 Step::Linear(linear) => lenses.extend(linear.lenses()),
-                Step::First | Step::Activation(_) => {}
+                Step::Position(_) | Step::MeanFrom(_) | Step::Activation(_) | Step::Softcap(_) => {}
             }
         }
         lenses
@@ -105,18 +113,46 @@ impl Linear {
 }
 
 impl Norm {
-    /// γ and, where there is one, β.
+    /// Weight and bias, as far as they are stored.
     pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
-        std::iter::once(&self.weight).chain(&self.bias)
+        self.weight.iter().chain(&self.bias)
     }
 }
 
 impl Op {
-    /// The linear layers, in the order query, key, value, output or gate, up, down.
+    /// The linear layers, in the order query, key, value, output, or gate, up, down, or router
+    /// and then those of each expert.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
             Op::Attention(a) => vec![&a.query, &a.key, &a.value, &a.output],
-            Op::Mlp(m) => m.gate.iter().chain([&m.up, &m.down]).collect(),
+            Op::Mlp(m) => m.linears().collect(),
+            Op::Experts(e) => {
+                std::iter::once(&e.router).chain(e.experts.iter().flat_map(Mlp::linears)).collect()
+            }
         }
+    }
+
+    /// The linear layers that write what the op returns: one, but for experts.
+    pub fn writers(&self) -> Vec<&Linear> {
+        match self {
+            Op::Attention(a) => vec![&a.output],
+            Op::Mlp(m) => vec![&m.down],
+            Op::Experts(e) => e.experts.iter().map(|expert| &expert.down).collect(),
+        }
+    }
+
+    /// The norms inside: of queries, of keys.
+    pub fn norms(&self) -> Vec<&Norm> {
+        match self {
+            Op::Attention(a) => a.head_norms.iter().flat_map(|n| [&n.query, &n.key]).collect(),
+            Op::Mlp(_) | Op::Experts(_) => Vec::new(),
+        }
+    }
+}
+
+impl Mlp {
+    /// Gate where there is one, up, down.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
     }
 }

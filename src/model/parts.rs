@@ -29,32 +29,86 @@ impl Linear {
 }
 
 impl Norm {
-    /// A LayerNorm with `name.weight` and `name.bias`.
-    pub fn layer(
-        name: &str,
-        channels: &Dim,
-        eps: Option<f64>,
-        eps_field: Option<&'static str>,
-    ) -> Norm {
-        Norm {
-            kind: NormKind::Layer,
-            weight: Lens::vector(format!("{name}.weight"), channels.clone()),
-            bias: Some(Lens::vector(format!("{name}.bias"), channels.clone())),
-            eps: eps.expect("the family knows ε"),
-            eps_field,
+    /// A LayerNorm with `name.weight` and `name.bias`; `eps_field` is the configuration field of
+    /// ε, `None` where the family fixes it in code.
+    pub fn layer(name: &str, channels: &Dim, eps: f64, eps_field: Option<&'static str>) -> Norm {
+        let bias = Some(Lens::vector(format!("{name}.bias"), channels.clone()));
+        Norm { kind: NormKind::Layer, bias, ..Norm::rms(name, channels, eps, eps_field) }
+    }
+
+    /// An RMSNorm with `name.weight`; `eps_field` as for [`Norm::layer`].
+    pub fn rms(name: &str, channels: &Dim, eps: f64, eps_field: Option<&'static str>) -> Norm {
+        let weight = Some(Lens::vector(format!("{name}.weight"), channels.clone()));
+        Norm { kind: NormKind::Rms, weight, offset: 0.0, bias: None, eps, eps_field }
+    }
+}
+
+impl Attention {
+    /// Multi-head attention with logits divided by `sqrt(head_dim)`, each head with keys and
+    /// values of its own, everything visible.
+    pub fn plain(
+        [query, key, value, output]: [Linear; 4],
+        heads: usize,
+        head_dim: usize,
+    ) -> Attention {
+        Attention {
+            query,
+            key,
+            value,
+            output,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f64).sqrt(),
+            causal: false,
+            window: None,
+            softcap: None,
+            head_norms: None,
+            rotary: None,
         }
+    }
+}
+
+impl Positions {
+    /// Every position counts, and position 0 has row 0.
+    pub const EVERY: Positions = Positions { count: Count::All, offset: 0 };
+}
+
+impl Table {
+    /// A table as wide as the stream.
+    pub fn plain(index: TableIndex, lens: Lens) -> Table {
+        Table { index, lens, scale: 1.0, projection: None }
+    }
+
+    /// A position table whose row `p` is that of position `p`.
+    pub fn positions(lens: Lens) -> Table {
+        Table::plain(TableIndex::Position(Positions::EVERY), lens)
+    }
+}
+
+impl Embedding {
+    /// Summed tables, and nothing else.
+    pub fn of_tables(input: Input, tables: Vec<Table>) -> Embedding {
+        Embedding { input, tables, prefix: Vec::new(), patch: None, norm: None }
+    }
+}
+
+impl Branch {
+    /// An op behind a norm.
+    pub fn new(norm: Option<Norm>, op: Op) -> Branch {
+        Branch { norm, op, post_norm: None, scale: None }
     }
 }
 
 impl Sublayer {
     /// `x ← x + op(norm(x))`.
     pub fn pre_norm(norm: Norm, op: Op) -> Sublayer {
-        Sublayer { branches: vec![Branch { norm: Some(norm), op }], post_norm: None }
+        Sublayer { branches: vec![Branch::new(Some(norm), op)], post_norm: None }
     }
 
     /// `x ← norm(x + op(x))`.
     pub fn post_norm(op: Op, norm: Norm) -> Sublayer {
-        Sublayer { branches: vec![Branch { norm: None, op }], post_norm: Some(norm) }
+        Sublayer { branches: vec![Branch::new(None, op)], post_norm: Some(norm) }
     }
 }
 
@@ -76,8 +130,8 @@ pub(super) fn head_size(
         .field(field))
 }
 
-/// The sizes of an encoder with BERT's field names.
-pub(super) fn encoder_sizes(config: &Config, default_eps: f64) -> Result<Sizes> {
+/// The sizes of an encoder with BERT's field names; `default_eps` is `None` where ε is not stored.
+pub(super) fn encoder_sizes(config: &Config, default_eps: Option<f64>) -> Result<Sizes> {
     let hidden = config.size("hidden_size")?;
     let heads = config.size("num_attention_heads")?;
     Ok(Sizes {
@@ -87,12 +141,13 @@ pub(super) fn encoder_sizes(config: &Config, default_eps: f64) -> Result<Sizes> 
         head_dim: head_size(config, hidden, heads, "num_attention_heads")?,
         intermediate: config.size("intermediate_size")?,
         layers: config.layers("num_hidden_layers")?,
-        norm_eps: Some(config.positive_or("layer_norm_eps", default_eps)?),
+        experts: None,
+        norm_eps: default_eps.map(|eps| config.positive_or("layer_norm_eps", eps)).transpose()?,
     })
 }
 
 /// Writes sizes with BERT's field names.
-pub(super) fn configure_encoder(config: &mut Config, sizes: &Sizes) {
+pub(super) fn configure_encoder(config: &mut Config, sizes: &Sizes, _: &[usize]) {
     config.set("hidden_size", sizes.hidden);
     config.set("num_attention_heads", sizes.heads);
     config.set("intermediate_size", sizes.intermediate);
@@ -145,16 +200,13 @@ impl ImageNames {
         let positions = Dim::new(tokens, "1 + (image_size/patch_size)²");
         Ok(Embedding {
             input: Input::Image { channels, height, width, patch },
-            tables: vec![Table {
-                index: TableIndex::Position,
-                lens: Lens::table_behind_ones(self.positions, 1, positions, hidden.clone()),
-            }],
-            class_token: Some(Lens::table_behind_ones(
-                self.class_token,
+            tables: vec![Table::positions(Lens::table_behind_ones(
+                self.positions,
                 1,
-                Dim::one(),
+                positions,
                 hidden.clone(),
-            )),
+            ))],
+            prefix: vec![Lens::table_behind_ones(self.class_token, 1, Dim::one(), hidden.clone())],
             patch: Some(Linear {
                 weight: Lens::matrix(format!("{}.weight", self.patch), hidden.clone(), taps),
                 bias: Some(Lens::vector(format!("{}.bias", self.patch), hidden.clone())),

@@ -41,8 +41,19 @@ pub struct Sizes {
     pub intermediate: usize,
     /// Number of layers.
     pub layers: usize,
+    /// Experts per layer and how many of them a token goes to; `None` without experts.
+    pub experts: Option<ExpertCount>,
     /// The norms' epsilon where the configuration stores it.
     pub norm_eps: Option<f64>,
+}
+
+/// Experts of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertCount {
+    /// How many there are.
+    pub all: usize,
+    /// How many a token goes to.
+    pub active: usize,
 }
 
 /// A tensor that must be equal to another one.
@@ -59,10 +70,11 @@ pub struct Alias {
 pub struct Embedding {
     /// What goes in.
     pub input: Input,
-    /// Tables of rows that are summed, each `[rows, hidden]`.
+    /// Tables of rows that are summed.
     pub tables: Vec<Table>,
-    /// Image models: the class token, `[1, hidden]`, at position 0.
-    pub class_token: Option<Lens>,
+    /// Image models: the rows in front of the patches, each `[n, hidden]`: class token, then
+    /// distillation or register tokens.
+    pub prefix: Vec<Lens>,
     /// Image models: the patch convolution, `[hidden, channels·patch·patch]` with its bias.
     pub patch: Option<Linear>,
     /// A norm that writes the stream (BERT).
@@ -94,13 +106,17 @@ pub enum Input {
     },
 }
 
-/// A table of embedding rows.
+/// A table of embedding rows: it adds `projection(scale · row)` to the stream.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// What selects the row.
     pub index: TableIndex,
-    /// `[rows, hidden]`.
+    /// `[rows, hidden]`, or `[rows, n]` with a projection of `[hidden, n]`.
     pub lens: Lens,
+    /// A factor in code (Gemma: the square root of the hidden size); 1 elsewhere.
+    pub scale: f64,
+    /// From the table's width to the stream's (OPT's `project_in`).
+    pub projection: Option<Linear>,
 }
 
 /// What selects a row of a [`Table`].
@@ -108,10 +124,35 @@ pub struct Table {
 pub enum TableIndex {
     /// The token id.
     Token,
-    /// The position in the sequence (image models: 0 is the class token).
-    Position,
+    /// The position in the sequence.
+    Position(Positions),
     /// The segment (token type) id; 0 where none is given.
     TokenType,
+}
+
+/// How a row of a position table is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    /// What is counted to number the positions 0, 1, 2 …
+    pub count: Count,
+    /// What is added to the number: rows of the table in front of position 0.
+    pub offset: usize,
+}
+
+/// What numbers the positions of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Every position.
+    All,
+    /// Positions that the mask shows: the first of them is 0. Hidden ones get the row in front of
+    /// position 0 (OPT).
+    Visible,
+    /// Positions whose token is not this one (padding): the first of them is 0. Others get the
+    /// row in front of position 0 (RoBERTa).
+    OtherThan(usize),
+    /// Positions behind the first so many, which get no row (image models whose class token has
+    /// no position).
+    Behind(usize),
 }
 
 /// `y = W x + b`.
@@ -128,8 +169,10 @@ pub struct Linear {
 pub struct Norm {
     /// LayerNorm or RMSNorm.
     pub kind: NormKind,
-    /// γ, `[channels, 1]`.
-    pub weight: Lens,
+    /// What is stored of γ, `[channels, 1]`; `None` where γ is 1 (OLMo).
+    pub weight: Option<Lens>,
+    /// γ = offset + weight: 0, or 1 in Gemma.
+    pub offset: f64,
     /// β, `[channels, 1]`.
     pub bias: Option<Lens>,
     /// ε, added to the variance (LayerNorm) or mean square (RMSNorm); in squared units of the
@@ -157,13 +200,17 @@ pub struct Sublayer {
     pub post_norm: Option<Norm>,
 }
 
-/// `op(norm(x))`.
+/// `scale ∘ post_norm(op(norm(x)))`.
 #[derive(Clone, Debug)]
 pub struct Branch {
     /// Pre-LN: the norm in front of the op.
     pub norm: Option<Norm>,
-    /// Attention or MLP.
+    /// Attention, MLP or experts.
     pub op: Op,
+    /// A norm of what the op writes (Gemma 2's second norm, Post-Res-Norm).
+    pub post_norm: Option<Norm>,
+    /// LayerScale: a factor for each channel, `[hidden, 1]`.
+    pub scale: Option<Lens>,
 }
 
 /// What a branch computes.
@@ -173,6 +220,21 @@ pub enum Op {
     Attention(Box<Attention>),
     /// Feed-forward network.
     Mlp(Box<Mlp>),
+    /// A mixture of feed-forward networks.
+    Experts(Box<Experts>),
+}
+
+/// A mixture of experts: a token goes to the `active` experts with the largest router logits; what
+/// they write is summed with the softmax of these logits, over the active ones, as weights
+/// (Mixtral).
+#[derive(Clone, Debug)]
+pub struct Experts {
+    /// `[experts, hidden]`.
+    pub router: Linear,
+    /// The experts.
+    pub experts: Vec<Mlp>,
+    /// How many of them a token goes to.
+    pub active: usize,
 }
 
 /// Multi-head self-attention with `heads` query heads; query head `h` reads key/value head
@@ -197,15 +259,41 @@ pub struct Attention {
     pub scale: f64,
     /// Whether position `i` sees only positions `≤ i`.
     pub causal: bool,
+    /// Position `i` sees only positions `> i − window`.
+    pub window: Option<Window>,
+    /// The logits `l` become `cap·tanh(l/cap)` (Gemma 2).
+    pub softcap: Option<f64>,
+    /// Norms of each head's queries and keys over its channels, `[head_dim, 1]`, before rotary
+    /// positions.
+    pub head_norms: Option<Box<HeadNorms>>,
     /// Rotary position embedding of queries and keys.
     pub rotary: Option<Rotary>,
 }
 
-/// Rotary position embedding: at position `p`, channels `i` and `i + head_dim/2` of a head are
-/// turned as a pair by the angle `p · frequencies[i]`.
+/// QK-norm: one norm for all query heads, one for all key heads.
+#[derive(Clone, Debug)]
+pub struct HeadNorms {
+    /// Of the queries.
+    pub query: Norm,
+    /// Of the keys.
+    pub key: Norm,
+}
+
+/// A sliding window of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// How many positions are seen, the own one included.
+    pub size: usize,
+    /// The configuration field that says which layers have it.
+    pub field: &'static str,
+}
+
+/// Rotary position embedding: at position `p`, channels `i` and `i + n` of a head, of the `n`
+/// frequencies, are turned as a pair by the angle `p · frequencies[i]`. Channels from `2n` on pass
+/// unchanged (partial rotary embedding).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotary {
-    /// Radians per position, one for each pair: `[head_dim/2]`.
+    /// Radians per position, one for each pair: `[n]`, at most `head_dim/2`.
     pub frequencies: Arc<[f64]>,
 }
 
@@ -253,12 +341,16 @@ pub struct Output {
 /// A step from the stream to an output.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Keep position 0 alone (class token).
-    First,
+    /// Keep this position alone (0: the class token).
+    Position(usize),
+    /// The mean of the positions from this one on (global pooling of patches).
+    MeanFrom(usize),
     /// Normalise.
     Norm(Norm),
     /// Multiply.
     Linear(Linear),
     /// Apply a pointwise function.
     Activation(Activation),
+    /// `x` becomes `cap·tanh(x/cap)` (Gemma 2's final logits).
+    Softcap(f64),
 }

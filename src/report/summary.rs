@@ -42,7 +42,7 @@ pub struct SizeSummary {
 
 impl ModelSummary {
     pub(super) fn new(subject: &Subject) -> Self {
-        let Sizes { hidden, heads, kv_heads, head_dim, intermediate, layers, norm_eps } =
+        let Sizes { hidden, heads, kv_heads, head_dim, intermediate, layers, norm_eps, .. } =
             subject.sizes;
         let sizes =
             SizeSummary { hidden, heads, kv_heads, head_dim, intermediate, layers, norm_eps };

@@ -172,8 +172,7 @@ fn timm_keeps_its_epsilon_by_scaling_the_stream() {
     let (hidden, heads) = (sizes.hidden + sizes.head_dim, sizes.heads + 1);
     let target = Target { hidden: Some(hidden), heads: Some(heads), ..Target::default() };
     let expanded = check(&case, "eps", &Options { target, ..Options::default() });
-    let first =
-        |c: &Checkpoint| describe(c).unwrap().embedding.class_token.unwrap().read(c).unwrap();
+    let first = |c: &Checkpoint| describe(c).unwrap().embedding.prefix[0].read(c).unwrap();
     let ratio = first(&expanded)[[0, 0]] / first(&case.checkpoint)[[0, 0]];
     assert!((ratio - (hidden as f64 / sizes.hidden as f64).sqrt()).abs() < 1e-14);
 }

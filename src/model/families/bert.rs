@@ -36,7 +36,8 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         let problem = format!("positions of type `{kind}` are not implemented");
         return Err(config.unsupported("position_embedding_type", problem));
     }
-    let sizes = encoder_sizes(config, 1e-12)?;
+    let sizes = encoder_sizes(config, Some(1e-12))?;
+    let eps = config.positive_or("layer_norm_eps", 1e-12)?;
     let hidden = Dim::new(sizes.hidden, "hidden_size");
     let vocabulary = Dim::new(config.size("vocab_size")?, "vocab_size");
     let positions = Dim::new(config.size("max_position_embeddings")?, "max_position_embeddings");
@@ -44,20 +45,16 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let activation = activation(config, "hidden_act", "gelu")?;
     let table = "embeddings.word_embeddings.weight";
     let prefix = catalog.prefix(&["bert.", ""], table)?;
-    let names = Names { catalog, hidden: &hidden, sizes: &sizes, prefix };
+    let names = Names { catalog, hidden: &hidden, sizes: &sizes, eps, prefix };
 
     let tables = [
         (TableIndex::Token, "word_embeddings", &vocabulary),
-        (TableIndex::Position, "position_embeddings", &positions),
+        (TableIndex::Position(Positions::EVERY), "position_embeddings", &positions),
         (TableIndex::TokenType, "token_type_embeddings", &types),
     ]
-    .map(|(index, name, rows)| Table {
-        index,
-        lens: Lens::matrix(
-            format!("{prefix}embeddings.{name}.weight"),
-            rows.clone(),
-            [hidden.clone()],
-        ),
+    .map(|(index, name, rows)| {
+        let name = format!("{prefix}embeddings.{name}.weight");
+        Table::plain(index, Lens::matrix(name, rows.clone(), [hidden.clone()]))
     });
     let token_table = tables[0].lens.clone();
     let mut aliases = Vec::new();
@@ -72,7 +69,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
                 types: types.size,
             },
             tables: tables.into(),
-            class_token: None,
+            prefix: Vec::new(),
             patch: None,
             norm: Some(names.norm(&format!("{prefix}embeddings.LayerNorm"))),
         },
@@ -89,6 +86,7 @@ struct Names<'a> {
     catalog: &'a Catalog<'a>,
     hidden: &'a Dim,
     sizes: &'a Sizes,
+    eps: f64,
     prefix: &'static str,
 }
 
@@ -97,11 +95,9 @@ impl Names<'_> {
         let old = self.catalog.has(&format!("{}embeddings.LayerNorm.gamma", self.prefix));
         let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         Norm {
-            kind: NormKind::Layer,
-            weight: Lens::vector(format!("{name}.{weight}"), self.hidden.clone()),
+            weight: Some(Lens::vector(format!("{name}.{weight}"), self.hidden.clone())),
             bias: Some(Lens::vector(format!("{name}.{bias}"), self.hidden.clone())),
-            eps: self.sizes.norm_eps.expect("BERT stores it"),
-            eps_field: BERT.fields.norm_eps,
+            ..Norm::layer(name, self.hidden, self.eps, BERT.fields.norm_eps)
         }
     }
 
@@ -112,18 +108,13 @@ impl Names<'_> {
         let part = |which: &str, output: &Dim, input: &Dim| {
             Linear::named(&format!("{name}.{which}"), output, input, true)
         };
-        let attention = Attention {
-            query: part("attention.self.query", hidden, hidden),
-            key: part("attention.self.key", hidden, hidden),
-            value: part("attention.self.value", hidden, hidden),
-            output: part("attention.output.dense", hidden, hidden),
-            heads: self.sizes.heads,
-            kv_heads: self.sizes.heads,
-            head_dim: self.sizes.head_dim,
-            scale: 1.0 / (self.sizes.head_dim as f64).sqrt(),
-            causal: false,
-            rotary: None,
-        };
+        let projections = [
+            part("attention.self.query", hidden, hidden),
+            part("attention.self.key", hidden, hidden),
+            part("attention.self.value", hidden, hidden),
+            part("attention.output.dense", hidden, hidden),
+        ];
+        let attention = Attention::plain(projections, self.sizes.heads, self.sizes.head_dim);
         let mlp = Mlp {
             up: part("intermediate.dense", &inner, hidden),
             gate: None,
@@ -153,7 +144,7 @@ impl Names<'_> {
                 vec![Output { name: "last_hidden_state", steps: Vec::new(), fixed: false }];
             if catalog.has(&format!("{pooler}.weight")) {
                 let dense = Step::Linear(Linear::named(&pooler, hidden, hidden, true));
-                let steps = vec![Step::First, dense, Step::Activation(Activation::Tanh)];
+                let steps = vec![Step::Position(0), dense, Step::Activation(Activation::Tanh)];
                 outputs.push(Output { name: "pooler_output", steps, fixed: false });
             }
             return Ok(outputs);
@@ -203,7 +194,7 @@ impl Names<'_> {
         if next_sentence {
             let two = Dim::new(2, "2");
             let steps = vec![
-                Step::First,
+                Step::Position(0),
                 Step::Linear(Linear::named(&pooler, hidden, hidden, true)),
                 Step::Activation(Activation::Tanh),
                 Step::Linear(Linear::named("cls.seq_relationship", &two, hidden, true)),

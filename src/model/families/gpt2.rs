@@ -23,7 +23,7 @@ pub(super) static GPT2: Family = Family {
     configure,
 };
 
-fn configure(config: &mut Config, sizes: &Sizes) {
+fn configure(config: &mut Config, sizes: &Sizes, _: &[usize]) {
     config.set("n_embd", sizes.hidden);
     config.set("n_head", sizes.heads);
     config.set("n_inner", sizes.intermediate);
@@ -73,6 +73,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     };
     let vocabulary = Dim::new(config.size("vocab_size")?, "vocab_size");
     let positions = Dim::new(config.size("n_positions")?, "n_positions");
+    let eps = config.positive_or("layer_norm_epsilon", 1e-5)?;
     let sizes = Sizes {
         hidden: hidden.size,
         heads,
@@ -80,7 +81,8 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         head_dim,
         intermediate: inner.size,
         layers: config.layers("n_layer")?,
-        norm_eps: Some(config.positive_or("layer_norm_epsilon", 1e-5)?),
+        experts: None,
+        norm_eps: Some(eps),
     };
     let activation = activation(config, "activation_function", "gelu_new")?;
     let scale_by_head = config.flag_or("scale_attn_weights", true)?;
@@ -89,13 +91,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let token_table =
         Lens::matrix(format!("{prefix}wte.weight"), vocabulary.clone(), [hidden.clone()]);
 
-    let norm = |name: String| Norm {
-        kind: NormKind::Layer,
-        weight: Lens::vector(format!("{name}.weight"), hidden.clone()),
-        bias: Some(Lens::vector(format!("{name}.bias"), hidden.clone())),
-        eps: sizes.norm_eps.expect("set above"),
-        eps_field: Some("layer_norm_epsilon"),
-    };
+    let norm = |name: String| Norm::layer(&name, &hidden, eps, GPT2.fields.norm_eps);
     let linear = |name: String, output: Dim, input: Dim| Linear {
         weight: Lens::transposed(format!("{name}.weight"), output.clone(), input),
         bias: Some(Lens::vector(format!("{name}.bias"), output)),
@@ -106,17 +102,11 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         let part = |which: usize| fused.rows(which * hidden.size, hidden.size);
         let by_head = if scale_by_head { 1.0 / (head_dim as f64).sqrt() } else { 1.0 };
         let by_layer = if scale_by_layer { 1.0 / (index + 1) as f64 } else { 1.0 };
+        let output = linear(format!("{name}.attn.c_proj"), hidden.clone(), hidden.clone());
         let attention = Attention {
-            query: part(0),
-            key: part(1),
-            value: part(2),
-            output: linear(format!("{name}.attn.c_proj"), hidden.clone(), hidden.clone()),
-            heads,
-            kv_heads: heads,
-            head_dim,
             scale: by_head * by_layer,
             causal: true,
-            rotary: None,
+            ..Attention::plain([part(0), part(1), part(2), output], heads, head_dim)
         };
         let mlp = Mlp {
             up: linear(format!("{name}.mlp.c_fc"), inner.clone(), hidden.clone()),
@@ -153,20 +143,14 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         Lens::matrix(format!("{prefix}wpe.weight"), positions.clone(), [hidden.clone()]);
     Ok(Model {
         family: GPT2.name,
-        embedding: Embedding {
-            input: Input::Tokens {
+        embedding: Embedding::of_tables(
+            Input::Tokens {
                 vocabulary: vocabulary.size,
                 positions: Some(positions.size),
                 types: 0,
             },
-            tables: vec![
-                Table { index: TableIndex::Token, lens: token_table },
-                Table { index: TableIndex::Position, lens: position_table },
-            ],
-            class_token: None,
-            patch: None,
-            norm: None,
-        },
+            vec![Table::plain(TableIndex::Token, token_table), Table::positions(position_table)],
+        ),
         layers: (0..sizes.layers).map(layer).collect(),
         outputs: vec![output],
         aliases,

@@ -23,7 +23,7 @@ pub(super) static LLAMA: Family = Family {
     configure,
 };
 
-fn configure(config: &mut Config, sizes: &Sizes) {
+fn configure(config: &mut Config, sizes: &Sizes, _: &[usize]) {
     config.set("hidden_size", sizes.hidden);
     config.set("num_attention_heads", sizes.heads);
     config.set("num_key_value_heads", sizes.kv_heads);
@@ -84,6 +84,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         head_dim,
         intermediate: inner.size,
         layers: config.layers("num_hidden_layers")?,
+        experts: None,
         norm_eps: Some(eps),
     };
     let activation = activation(config, "hidden_act", "silu")?;
@@ -91,13 +92,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let attention_bias = config.flag_or("attention_bias", false)?;
     let mlp_bias = config.flag_or("mlp_bias", false)?;
     let prefix = catalog.prefix(&["model.", ""], "embed_tokens.weight")?;
-    let norm = |name: String| Norm {
-        kind: NormKind::Rms,
-        weight: Lens::vector(format!("{name}.weight"), hidden.clone()),
-        bias: None,
-        eps,
-        eps_field: LLAMA.fields.norm_eps,
-    };
+    let norm = |name: String| Norm::rms(&name, &hidden, eps, LLAMA.fields.norm_eps);
     let layer = |index: usize| {
         let name = format!("{prefix}layers.{index}");
         let attend = |which: &str, output: &Dim, input: &Dim| {
@@ -106,17 +101,17 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         let feed = |which: &str, output: &Dim, input: &Dim| {
             Linear::named(&format!("{name}.mlp.{which}_proj"), output, input, mlp_bias)
         };
+        let projections = [
+            attend("q", &queries, &hidden),
+            attend("k", &keys, &hidden),
+            attend("v", &keys, &hidden),
+            attend("o", &hidden, &queries),
+        ];
         let attention = Attention {
-            query: attend("q", &queries, &hidden),
-            key: attend("k", &keys, &hidden),
-            value: attend("v", &keys, &hidden),
-            output: attend("o", &hidden, &queries),
-            heads,
             kv_heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f64).sqrt(),
             causal: true,
             rotary: Some(rotary.clone()),
+            ..Attention::plain(projections, heads, head_dim)
         };
         let mlp = Mlp {
             up: feed("up", &inner, &hidden),
@@ -153,13 +148,10 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     };
     Ok(Model {
         family: LLAMA.name,
-        embedding: Embedding {
-            input: Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
-            tables: vec![Table { index: TableIndex::Token, lens: token_table }],
-            class_token: None,
-            patch: None,
-            norm: None,
-        },
+        embedding: Embedding::of_tables(
+            Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
+            vec![Table::plain(TableIndex::Token, token_table)],
+        ),
         layers: (0..sizes.layers).map(layer).collect(),
         outputs: vec![output],
         aliases,

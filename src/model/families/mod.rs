@@ -8,7 +8,7 @@ mod vit;
 mod vit_timm;
 
 use super::{Activation, Model, Sizes};
-use crate::checkpoint::Config;
+use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::{Error, Result};
 
 /// A model family.
@@ -22,8 +22,9 @@ pub struct Family {
     /// that every tensor of the description is there.
     pub describe: fn(&Config, &Catalog) -> Result<Model>,
     /// Writes `Sizes` into a configuration of this family: every field that must change when a
-    /// model is expanded, ε included.
-    pub configure: fn(&mut Config, &Sizes),
+    /// model is expanded, ε included. The last argument says for each layer which of the source's
+    /// it is or copies: per-layer lists follow it.
+    pub configure: fn(&mut Config, &Sizes, &[usize]),
 }
 
 /// The names of the configuration fields that hold a family's [`Sizes`], for messages.
@@ -44,9 +45,10 @@ pub struct Fields {
     pub norm_eps: Option<&'static str>,
 }
 
-/// Which tensor names are stored.
+/// Which tensor names are stored, and in which number format.
 pub struct Catalog<'a> {
     has: Box<dyn Fn(&str) -> bool + 'a>,
+    dtype: Box<dyn Fn(&str) -> Option<Dtype> + 'a>,
     names: Vec<&'a str>,
 }
 
@@ -54,12 +56,27 @@ pub struct Catalog<'a> {
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 
 impl<'a> Catalog<'a> {
-    /// A catalogue that answers by `has`, and lists `names` for buffers to be found in.
+    /// A catalogue that answers by `has` and `dtype`, and lists `names` for buffers to be found
+    /// in.
     pub fn new(
         has: impl Fn(&str) -> bool + 'a,
+        dtype: impl Fn(&str) -> Option<Dtype> + 'a,
         names: impl IntoIterator<Item = &'a String>,
     ) -> Self {
-        Catalog { has: Box::new(has), names: names.into_iter().map(String::as_str).collect() }
+        let names = names.into_iter().map(String::as_str).collect();
+        Catalog { has: Box::new(has), dtype: Box::new(dtype), names }
+    }
+
+    /// The catalogue of what is stored in `checkpoint`.
+    pub fn of(checkpoint: &'a Checkpoint) -> Self {
+        let dtype = |name: &str| checkpoint.tensors().get(name).and_then(|tensor| tensor.dtype);
+        Catalog::new(|name| checkpoint.has(name), dtype, checkpoint.tensors().keys())
+    }
+
+    /// The number format of a tensor, where a factor in code is rounded to it (Gemma); F32 where
+    /// it is not stored.
+    pub fn dtype(&self, name: &str) -> Dtype {
+        (self.dtype)(name).unwrap_or(Dtype::F32)
     }
 
     /// Whether a tensor of this name is stored.

@@ -24,7 +24,8 @@ pub(super) static VIT: Family = Family {
 };
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
-    let sizes = encoder_sizes(config, 1e-12)?;
+    let sizes = encoder_sizes(config, Some(1e-12))?;
+    let eps = config.positive_or("layer_norm_eps", 1e-12)?;
     let hidden = Dim::new(sizes.hidden, "hidden_size");
     let inner = Dim::new(sizes.intermediate, "intermediate_size");
     let image = config.size_or("image_size", 224)?;
@@ -33,24 +34,19 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let activation = activation(config, "hidden_act", "gelu")?;
     let biased = config.flag_or("qkv_bias", true)?;
     let prefix = catalog.prefix(&["vit.", ""], "embeddings.cls_token")?;
-    let norm = |name: String| Norm::layer(&name, &hidden, sizes.norm_eps, VIT.fields.norm_eps);
+    let norm = |name: String| Norm::layer(&name, &hidden, eps, VIT.fields.norm_eps);
     let layer = |index: usize| {
         let name = format!("{prefix}encoder.layer.{index}");
         let part = |which: &str, output: &Dim, input: &Dim, bias: bool| {
             Linear::named(&format!("{name}.{which}"), output, input, bias)
         };
-        let attention = Attention {
-            query: part("attention.attention.query", &hidden, &hidden, biased),
-            key: part("attention.attention.key", &hidden, &hidden, biased),
-            value: part("attention.attention.value", &hidden, &hidden, biased),
-            output: part("attention.output.dense", &hidden, &hidden, true),
-            heads: sizes.heads,
-            kv_heads: sizes.heads,
-            head_dim: sizes.head_dim,
-            scale: 1.0 / (sizes.head_dim as f64).sqrt(),
-            causal: false,
-            rotary: None,
-        };
+        let projections = [
+            part("attention.attention.query", &hidden, &hidden, biased),
+            part("attention.attention.key", &hidden, &hidden, biased),
+            part("attention.attention.value", &hidden, &hidden, biased),
+            part("attention.output.dense", &hidden, &hidden, true),
+        ];
+        let attention = Attention::plain(projections, sizes.heads, sizes.head_dim);
         let mlp = Mlp {
             up: part("intermediate.dense", &inner, &hidden, true),
             gate: None,
@@ -93,7 +89,7 @@ fn outputs(
     if catalog.has("classifier.weight") {
         let classes = Dim::new(classes(config)?, "num_labels");
         let head = Step::Linear(Linear::named("classifier", &classes, hidden, true));
-        let steps = vec![last, Step::First, head];
+        let steps = vec![last, Step::Position(0), head];
         return Ok(vec![Output { name: "logits", steps, fixed: true }]);
     }
     let mut outputs =
@@ -106,7 +102,7 @@ fn outputs(
         }
         let dense = Step::Linear(Linear::named(&pooler, hidden, hidden, true));
         let activation = Step::Activation(activation(config, "pooler_act", "tanh")?);
-        let steps = vec![last, Step::First, dense, activation];
+        let steps = vec![last, Step::Position(0), dense, activation];
         outputs.push(Output { name: "pooler_output", steps, fixed: false });
     }
     Ok(outputs)

@@ -37,7 +37,7 @@ const ARCHITECTURES: [(&str, usize, usize, usize); 6] = [
     ("huge", 1280, 32, 16),
 ];
 
-fn configure(config: &mut Config, sizes: &Sizes) {
+fn configure(config: &mut Config, sizes: &Sizes, _: &[usize]) {
     let mut arguments = match config.get("model_args") {
         Some(Value::Object(arguments)) => arguments.clone(),
         _ => Map::new(),
@@ -158,6 +158,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             Some(_) => arguments.layers("depth")?,
             None => plain.layers,
         },
+        experts: None,
         norm_eps: None,
     };
     let pixels = pair(&arguments, "img_size", plain.pixels)?;
@@ -170,25 +171,20 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let default_classes = config.size_or("num_classes", 1000)?;
     let classes = Dim::new(arguments.size_or("num_classes", default_classes)?, "num_classes");
     let biased = arguments.flag_or("qkv_bias", true)?;
-    let norm = |name: &str| Norm::layer(name, &hidden, Some(NORM_EPS), None);
+    let norm = |name: &str| Norm::layer(name, &hidden, NORM_EPS, None);
     let layer = |index: usize| {
         let name = format!("blocks.{index}");
         let part = |which: &str, output: &Dim, input: &Dim, bias: bool| {
             Linear::named(&format!("{name}.{which}"), output, input, bias)
         };
         let fused = part("attn.qkv", &hidden.times(3), &hidden, biased);
-        let attention = Attention {
-            query: fused.rows(0, hidden.size),
-            key: fused.rows(hidden.size, hidden.size),
-            value: fused.rows(2 * hidden.size, hidden.size),
-            output: part("attn.proj", &hidden, &hidden, true),
-            heads,
-            kv_heads: heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-            causal: false,
-            rotary: None,
-        };
+        let projections = [
+            fused.rows(0, hidden.size),
+            fused.rows(hidden.size, hidden.size),
+            fused.rows(2 * hidden.size, hidden.size),
+            part("attn.proj", &hidden, &hidden, true),
+        ];
+        let attention = Attention::plain(projections, heads, head_dim);
         let mlp = Mlp {
             up: part("mlp.fc1", &inner, &hidden, true),
             gate: None,
@@ -209,7 +205,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     .embedding(config, &hidden, channels, pixels, patch.0)?;
     let steps = vec![
         Step::Norm(norm("norm")),
-        Step::First,
+        Step::Position(0),
         Step::Linear(Linear::named("head", &classes, &hidden, true)),
     ];
     Ok(Model {

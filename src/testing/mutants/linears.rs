@@ -125,10 +125,7 @@ pub(super) fn inserted_bias(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
         return Ok(None);
     }
     let mut editor = pair.editor();
-    let outputs = pair.ops().into_iter().map(|op| match op {
-        Op::Attention(attention) => &attention.output,
-        Op::Mlp(mlp) => &mlp.down,
-    });
+    let outputs = pair.ops().into_iter().flat_map(Op::writers);
     let mut empty = Vec::new();
     for linear in outputs {
         let Some(bias) = &linear.bias else { continue };

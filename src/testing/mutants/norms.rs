@@ -1,7 +1,8 @@
 //! Mistakes in norms: ε, eta, the tied factor.
 
 use super::pair::first_that_changes;
-use super::{Change, Pair};
+use super::{Change, Editor, Pair};
+use crate::error::Result;
 use crate::model::{Norm, family_of};
 use crate::testing::random::Draw;
 use rand_chacha::ChaCha8Rng;
@@ -32,6 +33,12 @@ pub(super) fn eps_by_eta(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
     eps(pair, |source, expanded| (source * expanded).sqrt())
 }
 
+/// Multiplies γ, of which all but an offset is stored.
+fn scale_gamma(editor: &mut Editor, norm: &Norm, factor: f64) -> Result<()> {
+    let scaled = |weight: f64| (norm.offset + weight) * factor - norm.offset;
+    norm.weight.iter().try_for_each(|weight| editor.edit(weight, |w| w.mapv_inplace(scaled)))
+}
+
 /// Multiplies γ of one norm that reads the stream.
 fn gamma(pair: &Pair, factor: f64, rng: &mut ChaCha8Rng) -> Change {
     let norms = pair.live_norms();
@@ -39,9 +46,10 @@ fn gamma(pair: &Pair, factor: f64, rng: &mut ChaCha8Rng) -> Change {
         return Ok(None);
     }
     let norm = norms[rng.below(norms.len())];
+    let Some(weight) = &norm.weight else { return Ok(None) };
     let mut editor = pair.editor();
-    editor.edit(&norm.weight, |gamma| *gamma *= factor)?;
-    Ok(editor.blame(norm.weight.name()))
+    scale_gamma(&mut editor, norm, factor)?;
+    Ok(editor.blame(weight.name()))
 }
 
 pub(super) fn eta_forgotten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
@@ -60,8 +68,10 @@ pub(super) fn gamma_off(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     first_that_changes(norms, &order, |norm| {
         let mut editor = pair.editor();
         let channel = rng.below(seen);
-        editor.edit(&norm.weight, |gamma| gamma[[channel, 0]] *= factor)?;
-        Ok(editor.blame(norm.weight.name()))
+        let Some(weight) = &norm.weight else { return Ok(None) };
+        let scaled = |weight: f64| (norm.offset + weight) * factor - norm.offset;
+        editor.edit(weight, |w| w[[channel, 0]] = scaled(w[[channel, 0]]))?;
+        Ok(editor.blame(weight.name()))
     })
 }
 
@@ -84,14 +94,15 @@ fn tied(pair: &Pair, gamma_too: bool) -> Change {
     let factor = pair.copies() as f64;
     let Some(norm) = pair.norm_before_tied_head() else { return Ok(None) };
     let mut editor = pair.editor();
-    let mut subject = &norm.weight;
+    let Some(weight) = &norm.weight else { return Ok(None) };
+    let mut subject = weight;
     if let Some(bias) = &norm.bias {
         editor.edit(bias, |beta| *beta *= factor)?;
         subject = bias;
     }
     if gamma_too {
-        editor.edit(&norm.weight, |gamma| *gamma *= factor)?;
-        subject = &norm.weight;
+        scale_gamma(&mut editor, norm, factor)?;
+        subject = weight;
     }
     Ok(editor.blame(subject.name()))
 }

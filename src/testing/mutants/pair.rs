@@ -63,7 +63,7 @@ impl<'a> Pair<'a> {
     pub(super) fn attentions(&self) -> Vec<&'a Attention> {
         let all = self.ops().into_iter().filter_map(|op| match op {
             Op::Attention(attention) => Some(&**attention),
-            Op::Mlp(_) => None,
+            Op::Mlp(_) | Op::Experts(_) => None,
         });
         all.filter(|attention| self.writes(&attention.output)).collect()
     }
@@ -72,7 +72,7 @@ impl<'a> Pair<'a> {
     pub(super) fn mlps(&self) -> Vec<&'a Mlp> {
         let all = self.ops().into_iter().filter_map(|op| match op {
             Op::Mlp(mlp) => Some(&**mlp),
-            Op::Attention(_) => None,
+            Op::Attention(_) | Op::Experts(_) => None,
         });
         all.filter(|mlp| self.writes(&mlp.down)).collect()
     }
@@ -90,10 +90,8 @@ impl<'a> Pair<'a> {
 
     /// Norms that read the stream, without those of branches that write nothing.
     pub(super) fn live_norms(&self) -> Vec<&'a Norm> {
-        let writes = |branch: &&Branch| match &branch.op {
-            Op::Attention(attention) => self.writes(&attention.output),
-            Op::Mlp(mlp) => self.writes(&mlp.down),
-        };
+        let writes =
+            |branch: &&Branch| branch.op.writers().into_iter().any(|writer| self.writes(writer));
         let sublayers = self.expanded_model.layers.iter().flatten();
         let branches = sublayers.flat_map(|sublayer| &sublayer.branches);
         branches.filter(writes).filter_map(|b| b.norm.as_ref()).chain(self.last_norms()).collect()

@@ -5,7 +5,7 @@ use super::heads::{blocks, on_attention, reorder_columns, reorder_rows};
 use super::pair::first_that_changes;
 use super::{Change, Pair};
 use crate::error::Result;
-use crate::model::{Activation, Attention, Lens, Linear, Op, Step, TableIndex};
+use crate::model::{Activation, Attention, Lens, Linear, Op, Step, Table, TableIndex};
 use crate::testing::random::Draw;
 use ndarray::{Axis, s};
 use rand_chacha::ChaCha8Rng;
@@ -27,12 +27,12 @@ pub(super) fn gamma_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     if norms.is_empty() {
         return Ok(None);
     }
-    let norm = norms[rng.below(norms.len())];
+    let Some(weight) = &norms[rng.below(norms.len())].weight else { return Ok(None) };
     let mut editor = pair.editor();
-    editor.edit(&norm.weight, |gamma| {
+    editor.edit(weight, |gamma| {
         gamma.iter_mut().skip(first).for_each(|g| *g = 1.0 + 0.5 * rng.normal());
     })?;
-    Ok(editor.blame(norm.weight.name()))
+    Ok(editor.blame(weight.name()))
 }
 
 pub(super) fn reader_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
@@ -43,6 +43,7 @@ pub(super) fn reader_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
         .flat_map(|branch| match &branch.op {
             Op::Attention(a) => vec![&a.query, &a.key, &a.value],
             Op::Mlp(m) => m.gate.iter().chain([&m.up]).collect(),
+            Op::Experts(e) => vec![&e.router],
         })
         .collect();
     let order = rng.permutation(readers.len());
@@ -96,7 +97,7 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
         std::iter::once(&linear.weight).chain(&linear.bias).map(|lens| (lens, Axis(0)))
     }
     found.extend(model.embedding.tables.iter().map(|t| (&t.lens, columns)));
-    found.extend(model.embedding.class_token.iter().map(|l| (l, columns)));
+    found.extend(model.embedding.prefix.iter().map(|l| (l, columns)));
     found.extend(model.embedding.patch.iter().flat_map(vectors));
     let sublayers = || model.layers.iter().flatten();
     let norms = model
@@ -106,7 +107,7 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
         .chain(sublayers().flat_map(|s| s.post_norm.iter()))
         .chain(pair.reading_norms());
     for norm in norms {
-        found.extend(std::iter::once(&norm.weight).chain(&norm.bias).map(|lens| (lens, rows)));
+        found.extend(norm.lenses().map(|lens| (lens, rows)));
     }
     for branch in sublayers().flat_map(|s| &s.branches) {
         match &branch.op {
@@ -117,6 +118,13 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
             Op::Mlp(m) => {
                 found.extend(m.gate.iter().chain([&m.up]).map(|l| (&l.weight, columns)));
                 found.extend(vectors(&m.down));
+            }
+            Op::Experts(e) => {
+                found.push((&e.router.weight, columns));
+                for m in &e.experts {
+                    found.extend(m.gate.iter().chain([&m.up]).map(|l| (&l.weight, columns)));
+                    found.extend(vectors(&m.down));
+                }
             }
         }
     }
@@ -144,7 +152,7 @@ fn head_axes<'a>(pair: &Pair<'a>, steps: &'a [Step]) -> Vec<(&'a Lens, Axis)> {
                 _ => None,
             });
             for norm in norms {
-                found.extend(std::iter::once(&norm.weight).chain(&norm.bias).map(|l| (l, rows)));
+                found.extend(norm.lenses().map(|l| (l, rows)));
             }
             found
         }
@@ -202,9 +210,13 @@ pub(super) fn writer_shifted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 
 pub(super) fn tables_shifted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     let tables = &pair.expanded_model.embedding.tables;
-    let find = |index| tables.iter().find(|t| t.index == index).map(|t| &t.lens);
-    let (Some(tokens), Some(positions)) = (find(TableIndex::Token), find(TableIndex::Position))
-    else {
+    let plain = |t: &&Table| t.scale == 1.0 && t.projection.is_none();
+    let find = |is_it: fn(TableIndex) -> bool| {
+        tables.iter().filter(plain).find(|t| is_it(t.index)).map(|t| &t.lens)
+    };
+    let tokens = find(|index| index == TableIndex::Token);
+    let positions = find(|index| matches!(index, TableIndex::Position(_)));
+    let (Some(tokens), Some(positions)) = (tokens, positions) else {
         return Ok(None);
     };
     // A tied head would see the row.

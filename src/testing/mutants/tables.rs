@@ -6,10 +6,19 @@ use crate::testing::random::Draw;
 use ndarray::s;
 use rand_chacha::ChaCha8Rng;
 
-/// The expansion's table of this kind.
-fn table<'a>(pair: &Pair<'a>, index: TableIndex) -> Option<&'a Lens> {
+/// The expansion's token table.
+fn tokens<'a>(pair: &Pair<'a>) -> Option<&'a Lens> {
+    table(pair, |index| index == TableIndex::Token)
+}
+
+/// The expansion's position table.
+fn positions<'a>(pair: &Pair<'a>) -> Option<&'a Lens> {
+    table(pair, |index| matches!(index, TableIndex::Position(_)))
+}
+
+fn table<'a>(pair: &Pair<'a>, is_it: impl Fn(TableIndex) -> bool) -> Option<&'a Lens> {
     let tables = &pair.expanded_model.embedding.tables;
-    tables.iter().find(|table| table.index == index).map(|table| &table.lens)
+    tables.iter().find(|table| is_it(table.index)).map(|table| &table.lens)
 }
 
 /// Zeroes the residue columns.
@@ -21,15 +30,15 @@ fn zero_residue(pair: &Pair, lens: Option<&Lens>) -> Change {
 }
 
 pub(super) fn tokens_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    zero_residue(pair, table(pair, TableIndex::Token))
+    zero_residue(pair, tokens(pair))
 }
 
 pub(super) fn positions_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    zero_residue(pair, table(pair, TableIndex::Position))
+    zero_residue(pair, positions(pair))
 }
 
 pub(super) fn class_token_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    zero_residue(pair, pair.expanded_model.embedding.class_token.as_ref())
+    zero_residue(pair, pair.expanded_model.embedding.prefix.first())
 }
 
 pub(super) fn patch_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
@@ -44,7 +53,7 @@ pub(super) fn patch_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
 }
 
 pub(super) fn tokens_circular(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    let Some((first, lens)) = pair.residue().zip(table(pair, TableIndex::Token)) else {
+    let Some((first, lens)) = pair.residue().zip(tokens(pair)) else {
         return Ok(None);
     };
     let mut editor = pair.editor();
@@ -68,9 +77,9 @@ fn last_row(pair: &Pair, lens: Option<&Lens>, rng: &mut ChaCha8Rng) -> Change {
 }
 
 pub(super) fn last_position_overwritten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
-    last_row(pair, table(pair, TableIndex::Position), rng)
+    last_row(pair, positions(pair), rng)
 }
 
 pub(super) fn last_token_overwritten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
-    last_row(pair, table(pair, TableIndex::Token), rng)
+    last_row(pair, tokens(pair), rng)
 }

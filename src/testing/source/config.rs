@@ -16,7 +16,8 @@ pub(super) fn config(case: &SourceCase) -> Config {
     let Value::Object(json) = json else { unreachable!("each is an object") };
     let mut config = Config::new(ORIGIN, json);
     let family = family_of(&config).expect("a family that is implemented");
-    (family.configure)(&mut config, &sizes(case));
+    let layers: Vec<usize> = (0..case.layers).collect();
+    (family.configure)(&mut config, &sizes(case), &layers);
     if case.architecture == Architecture::Gpt2 && case.intermediate == 4 * case.hidden {
         config.set("n_inner", Value::Null);
     }
@@ -32,6 +33,7 @@ fn sizes(case: &SourceCase) -> Sizes {
         head_dim: case.head_dim,
         intermediate: case.intermediate,
         layers: case.layers,
+        experts: None,
         norm_eps: eps_is_stored.then_some(case.eps),
     }
 }

@@ -188,7 +188,7 @@ impl SourceCase {
         let config = self.config();
         let extra: Vec<String> = names::buffers(self).into_iter().map(|(name, _)| name).collect();
         let optional = names::optional(self);
-        let catalog = Catalog::new(|name| optional.contains(name), &extra);
+        let catalog = Catalog::new(|name| optional.contains(name), |_| Some(self.dtype), &extra);
         (family_of(&config)?.describe)(&config, &catalog)
     }
 

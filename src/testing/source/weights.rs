@@ -100,7 +100,7 @@ fn roles(model: &Model) -> Vec<(&Lens, Role)> {
     let mut found = Vec::new();
     let embedding = &model.embedding;
     found.extend(embedding.tables.iter().map(|t| (&t.lens, Role::Embedding)));
-    found.extend(embedding.class_token.iter().map(|l| (l, Role::Embedding)));
+    found.extend(embedding.prefix.iter().map(|l| (l, Role::Embedding)));
     embedding.patch.iter().for_each(|l| linear(l, &mut found));
     embedding.norm.iter().for_each(|n| norm(n, &mut found));
     for sublayer in model.layers.iter().flatten() {
@@ -114,7 +114,7 @@ fn roles(model: &Model) -> Vec<(&Lens, Role)> {
         match step {
             Step::Norm(n) => norm(n, &mut found),
             Step::Linear(l) => linear(l, &mut found),
-            Step::First | Step::Activation(_) => {}
+            _ => {}
         }
     }
     found
@@ -126,6 +126,6 @@ fn linear<'a>(linear: &'a Linear, found: &mut Vec<(&'a Lens, Role)>) {
 }
 
 fn norm<'a>(norm: &'a Norm, found: &mut Vec<(&'a Lens, Role)>) {
-    found.push((&norm.weight, Role::NormWeight));
+    found.extend(norm.weight.iter().map(|weight| (weight, Role::NormWeight)));
     found.extend(norm.bias.iter().map(|bias| (bias, Role::Bias)));
 }
