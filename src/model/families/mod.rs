@@ -45,10 +45,12 @@ pub struct Fields {
     pub norm_eps: Option<&'static str>,
 }
 
+type Lookup<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
+
 /// Which tensor names are stored, and in which number format.
 pub struct Catalog<'a> {
-    has: Box<dyn Fn(&str) -> bool + 'a>,
-    dtype: Box<dyn Fn(&str) -> Option<Dtype> + 'a>,
+    has: Lookup<'a, bool>,
+    dtype: Lookup<'a, Option<Dtype>>,
     names: Vec<&'a str>,
 }
 
