@@ -187,6 +187,10 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
         Mutant::TokenRowOverwritten,
         Mutant::QueryKeySwapped,
         Mutant::InsertedBias,
+        Mutant::EtaForgotten,
+        Mutant::EtaInverted,
+        Mutant::BiasNotExpanded,
+        Mutant::BiasSplit,
     ];
     for mutant in always_named {
         let count = &counts[&mutant];
