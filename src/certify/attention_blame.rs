@@ -7,6 +7,7 @@ use super::ops::value_rows;
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
 use super::squares::Residual;
+use super::suspect::with_cause;
 use crate::error::Result;
 use crate::model::{Attention, Linear};
 
@@ -56,24 +57,30 @@ impl<'a> Accused<'a> {
         head: usize,
     ) -> Option<Blame<'a>> {
         let group = (s.heads / s.kv_heads, t.heads / t.kv_heads);
-        let channels = channels(s, t);
+        let (channels, in_place) = (channels(s, t), in_place(s, t));
         // Rows of a head with bias and logit scale, to be compared as they stand.
-        let mine = |folded: &Folded, at: usize, scale: f64| {
-            let rows: Vec<usize> = channels.iter().map(|(_, c)| at * t.head_dim + c).collect();
-            folded.joined().pick(&rows).times(scale)
-        };
-        let theirs = |folded: &Folded, at: usize, scale: f64| {
+        type Channels<'c> = &'c [(usize, usize)];
+        let theirs = |channels: Channels, folded: &Folded, at: usize, scale: f64| {
             let rows: Vec<usize> = channels.iter().map(|(c, _)| at * s.head_dim + c).collect();
             folded.joined().pick(&rows).times(scale)
         };
-        let query = mine(&queries.1, head, t.scale);
-        let key = mine(&keys.1, head / group.1, 1.0);
+        let mine = |channels: Channels, folded: &Folded, at: usize, scale: f64| {
+            let rows: Vec<usize> = channels.iter().map(|(_, c)| at * t.head_dim + c).collect();
+            folded.joined().pick(&rows).times(scale)
+        };
+        let query = mine(&channels, &queries.1, head, t.scale);
+        let key = mine(&channels, &keys.1, head / group.1, 1.0);
         let wrong = |a: &Bounded, b: &Bounded| Residual::of(a, b, self.readers.0.shared).wrong;
-        let query_of = |h: usize| theirs(&queries.0, h, s.scale);
-        let key_of = |h: usize| theirs(&keys.0, h, 1.0);
+        let query_of = |h: usize| theirs(&channels, &queries.0, h, s.scale);
+        let key_of = |h: usize| theirs(&channels, &keys.0, h, 1.0);
         let q_near = (0..s.heads).min_by_key(|h| wrong(&query, &query_of(*h))).unwrap_or(0);
         let k_near = (0..s.kv_heads).min_by_key(|h| wrong(&key, &key_of(*h))).unwrap_or(0);
         let (q_wrong, k_wrong) = (wrong(&query, &query_of(q_near)), wrong(&key, &key_of(k_near)));
+        let stays = |h: usize| {
+            let there = mine(&in_place, &queries.1, head, t.scale);
+            wrong(&there, &theirs(&in_place, &queries.0, h, s.scale)) == 0
+        };
+        let unturned = s.rotary.is_some() && channels != in_place && (0..s.heads).any(stays);
         let swapped = (0..s.kv_heads).any(|h| wrong(&query, &key_of(h).times(s.scale)) == 0);
         let blame_rows = |linears, a: Bounded, b: Bounded, first: usize| {
             (0..a.rows()).find_map(|r| {
@@ -93,7 +100,7 @@ impl<'a> Accused<'a> {
             let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
             return found.map(|blame| Blame { cause: Some(cause), ..blame });
         }
-        if k_wrong == 0 || (q_wrong > 0 && (swapped || q_wrong <= k_wrong)) {
+        if k_wrong == 0 || (q_wrong > 0 && (swapped || unturned || q_wrong <= k_wrong)) {
             let expected = match k_wrong {
                 0 => (k_near * group.0..(k_near + 1) * group.0)
                     .min_by_key(|h| wrong(&query, &query_of(*h)))
@@ -101,7 +108,12 @@ impl<'a> Accused<'a> {
                 _ => q_near,
             };
             let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
-            let cause = swapped.then(|| "query and key are swapped".to_string());
+            let cause = match (swapped, unturned) {
+                (true, _) => Some("query and key are swapped"),
+                (_, true) => Some("channels stay in place, where they turn at other frequencies"),
+                _ => None,
+            };
+            let cause = cause.map(str::to_string);
             return found.map(|blame| Blame { cause: cause.or(blame.cause), ..blame });
         }
         let expected = key_of(q_near / group.0);
@@ -125,6 +137,13 @@ pub(super) fn channels(source: &Attention, expanded: &Attention) -> Vec<(usize, 
     pairs.iter().copied().chain(second).collect()
 }
 
+/// Like [`channels`], had the pairs of a rotary head stayed at their places.
+fn in_place(source: &Attention, expanded: &Attention) -> Vec<(usize, usize)> {
+    let halves = (source.head_dim / 2, expanded.head_dim / 2);
+    let pairs = || 0..halves.0.min(halves.1);
+    pairs().map(|c| (c, c)).chain(pairs().map(|c| (c + halves.0, c + halves.1))).collect()
+}
+
 /// A value row that is a source row with another bias.
 pub(super) fn value_bias_fault<'a>(
     readers: (&Reader<'a>, &Reader<'a>),
@@ -138,9 +157,8 @@ pub(super) fn value_bias_fault<'a>(
             (0..rows.0.rows()).find(|of| mine.equals(&values.0.weight.row(*of), Ratio::ONE, UNITS));
         let Some(of) = partner else { continue };
         let pair = (rows.0.slice(of, 1), rows.1.slice(row, 1));
-        let found = row_fault(readers, linears, (&pair.0, &pair.1), row);
-        if found.is_some() {
-            return Ok(found);
+        if let Some(blame) = row_fault(readers, linears, (&pair.0, &pair.1), row) {
+            return with_cause(blame, readers.1, linears.1).map(Some);
         }
     }
     Ok(None)

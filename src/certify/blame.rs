@@ -8,10 +8,10 @@ use super::attention_blame::value_bias_fault;
 use super::bounded::{Ratio, UNITS};
 use super::channels::{Equations, Keys, Writes};
 use super::cluster::Member;
-use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
+use super::explain::{Blame, constant_ratio, norm_fault, row_fault, uneven_norm};
 use super::reader::Reader;
 use super::squares::Residual;
-use super::suspect::{Case, Half, Part};
+use super::suspect::{Case, Half, NOT_EXPANDED, Part};
 use crate::error::Result;
 use crate::model::{Lens, Linear, Mlp, Op};
 
@@ -174,7 +174,7 @@ impl<'a> Accused<'a> {
             Blame { tensor, source_tensor, at, residual: residual.clone(), cause }
         };
         let cause = if residual.got == 0.0 {
-            Some("the bias is not expanded there".to_string())
+            Some(NOT_EXPANDED.to_string())
         } else {
             constant_ratio(residual, &[])
         };
@@ -230,6 +230,10 @@ pub(super) fn alone<'a>(
 ) -> Result<Verdict<'a>> {
     if !equations.inside_holds() {
         let blame = if equations.has_lone_channel() { case.inner_bias(equations)? } else { None };
+        let blame = match blame {
+            Some(blame) => Some(blame),
+            None => uneven_norm(reader)?,
+        };
         return Ok((NOTHING, blame.unwrap_or_else(|| fan_out_fault((op, op), equations))));
     }
     if let (Op::Attention(attention), Some(without)) = (op, case.without(Part::Value)?)

@@ -27,6 +27,9 @@ pub(super) enum Part {
     Value,
 }
 
+/// The cause where a bias is zero and should not be.
+pub(super) const NOT_EXPANDED: &str = "the bias is not expanded there";
+
 /// Parts whose bias decides what a channel computes. (The value bias only adds a constant.)
 const INSIDE: [Part; 4] = [Part::Gate, Part::Up, Part::Query, Part::Key];
 
@@ -129,7 +132,7 @@ impl<'a> Case<'a> {
                 let pair = (joined.0.slice(s_row, 1).times(ratio.factor), joined.1.slice(t_row, 1));
                 let readers = (s_reader, t_reader);
                 if let Some(blame) = row_fault(readers, (s, t), (&pair.0, &pair.1), t_row) {
-                    return Ok(blame);
+                    return with_cause(blame, t_reader, t);
                 }
             }
         }
@@ -198,4 +201,19 @@ fn rows(
     };
     let (s_first, t_first) = (first(s, s_channel), first(t, t_channel));
     channels(s, t).into_iter().map(|(a, b)| (s_first + a, t_first + b)).collect()
+}
+
+/// Says so if a bias is wrong because nothing is there.
+pub(super) fn with_cause<'a>(
+    blame: Blame<'a>,
+    reader: &Reader,
+    linear: &Linear,
+) -> Result<Blame<'a>> {
+    let Some(bias) = linear.bias.as_ref().filter(|bias| *bias == blame.tensor) else {
+        return Ok(blame);
+    };
+    let stored = reader.side.read_rows(bias, blame.at.0, 1)?;
+    let missing = stored.value[[0, 0]] == 0.0;
+    let cause = if missing { Some(NOT_EXPANDED.to_string()) } else { blame.cause };
+    Ok(Blame { cause, ..blame })
 }
