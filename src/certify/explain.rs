@@ -117,7 +117,7 @@ pub(super) fn uneven_norm<'a>(reader: &Reader<'a>) -> Result<Option<Blame<'a>>> 
         for (i, entry) in map.entries.iter().enumerate() {
             let like = match entry {
                 Entry::Copy { of, .. } => *first.entry(of).or_insert(i),
-                Entry::Mean | Entry::Zero if *lens == norm.weight => i,
+                Entry::Mean | Entry::Zero if norm.weight.as_ref() == Some(lens) => i,
                 Entry::Mean | Entry::Zero => continue,
             };
             even.value[[i, 0]] = got.value[[like, 0]];
