@@ -12,6 +12,7 @@ mod tree;
 pub use families::{Catalog, Family, family_of};
 pub use lens::{Dim, Lens};
 use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_architecture};
+use parts::{PartialRotary, check_causal, word_matrix};
 pub use tree::*;
 
 use crate::checkpoint::Checkpoint;

@@ -3,6 +3,7 @@
 
 mod bert;
 mod gpt2;
+mod gpt_neox;
 mod llama;
 mod vit;
 mod vit_timm;
@@ -113,9 +114,8 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-fn families() -> [&'static Family; 5] {
-    [&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM]
-}
+static FAMILIES: &[&Family] =
+    &[&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM, &gpt_neox::GPT_NEOX];
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
 ///
@@ -130,8 +130,7 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         None => return Err(config.missing("model_type")),
     };
     let timm = field == "architecture";
-    let known = families();
-    known
+    FAMILIES
         .iter()
         .copied()
         .find(
@@ -140,7 +139,7 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
             },
         )
         .ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+            let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
             config
                 .unsupported(field, format!("the family `{name}` is not implemented"))
                 .help(format!("implemented are: {}", names.join(", ")))
@@ -154,8 +153,11 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
 fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
-        "gelu" => Activation::GeluErf,
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "gelu" | "gelu_python" => Activation::GeluErf,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => {
+            Activation::GeluTanh
+        }
+        "gelu_fast" => Activation::GeluFast,
         "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
         "tanh" => Activation::Tanh,
