@@ -1,11 +1,14 @@
 //! Parts that several families are put together from.
 
 mod image;
-
-pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+mod partial_rotary;
+mod words;
 
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+pub(super) use partial_rotary::PartialRotary;
+pub(super) use words::{check_causal, word_matrix};
 
 impl Dim {
     /// `count` times this dimension, where the field `from` says how many.
