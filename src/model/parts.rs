@@ -1,5 +1,9 @@
 //! Parts that several families are put together from.
 
+pub(super) mod decoder;
+pub(super) mod rotary;
+pub(super) mod windows;
+
 use super::*;
 use crate::checkpoint::Config;
 

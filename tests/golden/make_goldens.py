@@ -30,6 +30,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+sys.dont_write_bytecode = True  # every folder here is a case
+import decoders
+
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-12
 
@@ -126,6 +129,7 @@ CASES = {
                     num_classes=7, qkv_bias=False)),
 }
 TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
+CASES.update(decoders.CASES)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -134,39 +138,16 @@ TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
 
 def remove_float32():
     """Replace every place in the models used here that goes through float32."""
-    import torch
     import torch.nn.functional as F
-    from transformers.models.llama import modeling_llama
 
-    # 1. Eager attention of Llama and ViT: softmax(scores, dtype=torch.float32).
+    # Eager attention of ViT: softmax(scores, dtype=torch.float32).
     softmax = F.softmax
 
     def softmax_same_dtype(input, dim=None, _stacklevel=3, dtype=None):
         return softmax(input, dim=dim, dtype=input.dtype)
 
     F.softmax = softmax_same_dtype
-
-    # 2. LlamaRMSNorm computes mean and rsqrt in float32.
-    def rms_norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    modeling_llama.LlamaRMSNorm.forward = rms_norm
-
-    # 3. Rotary embedding: inv_freq, the angles, cos and sin are float32.
-    def inverse_frequencies(config, **_):
-        assert config.rope_parameters["rope_type"] == "default"
-        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-        return 1.0 / (config.rope_parameters["rope_theta"] ** exponent), 1.0
-
-    def rotary(self, x, position_ids):
-        # inv_freq is computed here, not taken from the buffer, which loading may have cast.
-        inv_freq, scaling = inverse_frequencies(self.config)
-        angles = position_ids[..., None].to(torch.float64) * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos() * scaling, angles.sin() * scaling
-
-    modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters = staticmethod(inverse_frequencies)
-    modeling_llama.LlamaRotaryEmbedding.forward = torch.no_grad()(rotary)
+    decoders.remove_float32()
 
 
 def float64_only():
@@ -197,7 +178,9 @@ def randomize(model, name):
 
     norms, embeddings = set(), set()
     for module_name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm) or type(module).__name__ == "LlamaRMSNorm":
+        kind = type(module).__name__
+        # (Gemma's weights are what is added to 1.)
+        if isinstance(module, nn.LayerNorm) or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -249,7 +232,7 @@ def run(model, entry):
     """The outputs of the model for one input, batch dimension dropped."""
     import torch
 
-    with torch.no_grad(), float64_only():
+    with torch.no_grad(), float64_only(), decoders.float32_means_float64():
         if "pixels" in entry:
             pixels = torch.from_numpy(unpack(entry["pixels"]))[None]
             result = model(pixels)
@@ -271,6 +254,7 @@ def build(case, config):
     cls = getattr(transformers, case["cls"])
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
     return cls(config).double().eval()
 
 
@@ -282,7 +266,7 @@ def save(model, case, folder):
             # model_args is explicit: older timm 1.0.x versions do not record the arguments of create_model.
             save_for_hf(model, scratch, model_args=case["config"], safe_serialization=True)
         else:
-            model.save_pretrained(scratch)
+            model.save_pretrained(scratch, **case.get("save", {}))
         for file in ("config.json", "model.safetensors"):
             shutil.copyfile(Path(scratch, file), folder / file)
 
@@ -297,7 +281,7 @@ def reload(case, folder):
         return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
     cls = getattr(transformers, case["cls"])
     model, info = cls.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager",
-                                      output_loading_info=True)
+                                      experts_implementation="eager", output_loading_info=True)
     # (BERT's decoder.bias is tied to predictions.bias and legitimately not in the file.)
     assert not info["unexpected_keys"] and not info["missing_keys"], info
     return model.eval()
@@ -312,7 +296,7 @@ def write_golden(path, versions, inputs, outputs):
         + '],\n "outputs": [\n  ' + lines(outputs) + "]}\n")
 
 
-def make():
+def make(names):
     # MKL otherwise picks code by CPU and memory alignment, which changes last digits.
     os.environ["MKL_CBWR"] = "COMPATIBLE"
     import safetensors
@@ -333,8 +317,8 @@ def make():
         "safetensors": safetensors.__version__, "numpy": np.__version__,
     }
     print(versions)
-    for name, case in CASES.items():
-        folder = HERE / name
+    for name in names:
+        case, folder = CASES[name], HERE / name
         folder.mkdir(exist_ok=True)
         torch.manual_seed(0)  # (the initial values are all overwritten)
         model = build(case, case["config"])
@@ -376,10 +360,6 @@ ACTIVATIONS = {
 def layer_norm(x, w, key, eps):
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * w[f"{key}.weight"] + w[f"{key}.bias"]
-
-
-def rms_norm(x, weight, eps):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 
 def linear(x, w, key):
@@ -437,35 +417,6 @@ def numpy_gpt2(c, w, entry):
         x = x + conv1d(m, w, f"h.{i}.mlp.c_proj")
     x = layer_norm(x, w, "ln_f", eps)
     return {"logits": x @ w["wte.weight"].T} if head else {"last_hidden_state": x}
-
-
-def numpy_llama(c, w, entry):
-    head = any(k.startswith("model.") for k in w)
-    w = strip(w, "model.")
-    ids, allowed = entry["input_ids"], masks(entry, causal=True)
-    act, eps, d = ACTIVATIONS[c["hidden_act"]], c["rms_norm_eps"], c["head_dim"]
-    assert c["rope_parameters"]["rope_type"] == "default"
-    angles = np.outer(np.arange(len(ids)), c["rope_parameters"]["rope_theta"] ** -(np.arange(0, d, 2) / d))
-    cos, sin = np.cos(angles), np.sin(angles)
-
-    def rotate(x):  # pairs are (j, j + d/2)
-        a, b = x[:, :d // 2], x[:, d // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-    x = w["embed_tokens.weight"][ids]
-    for i in range(c["num_hidden_layers"]):
-        p = f"layers.{i}"
-        y = rms_norm(x, w[f"{p}.input_layernorm.weight"], eps)
-        q, k, v = (linear(y, w, f"{p}.self_attn.{n}_proj") for n in "qkv")
-        a = attention(q, k, v, c["num_attention_heads"], c["num_key_value_heads"], d**-0.5, allowed, rotate)
-        x = x + linear(a, w, f"{p}.self_attn.o_proj")
-        y = rms_norm(x, w[f"{p}.post_attention_layernorm.weight"], eps)
-        y = act(linear(y, w, f"{p}.mlp.gate_proj")) * linear(y, w, f"{p}.mlp.up_proj")
-        x = x + linear(y, w, f"{p}.mlp.down_proj")
-    x = rms_norm(x, w["norm.weight"], eps)
-    if not head:
-        return {"last_hidden_state": x}
-    return {"logits": x @ w["embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"].T}
 
 
 def numpy_bert(c, w, entry):
@@ -542,7 +493,8 @@ def numpy_timm(c, w, entry):
     return {"logits": linear(layer_norm(x, w, "norm", eps)[0], w, "head")}
 
 
-NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert, "vit": numpy_vit}
+NUMPY_MODELS = {"gpt2": numpy_gpt2, "bert": numpy_bert, "vit": numpy_vit}
+NUMPY_MODELS.update(decoders.NUMPY_MODELS)
 
 
 def check():
@@ -573,8 +525,10 @@ def check():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only re-check the existing files")
-    if not parser.parse_args().check:
-        make()
+    parser.add_argument("cases", nargs="*", help="the cases to make; all where none is named")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        make(arguments.cases or CASES)
     check()
 
 
