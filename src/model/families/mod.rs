@@ -2,6 +2,7 @@
 //! [`Model`], and nothing else.
 
 mod bert;
+mod deit;
 mod gemma;
 mod gemma2;
 mod gpt2;
@@ -129,6 +130,7 @@ fn families() -> Vec<&'static Family> {
         &llama::LLAMA,
         &vit::VIT,
         &vit_timm::VIT_TIMM,
+        &deit::DEIT,
         &mistral::MISTRAL,
         &qwen2::QWEN2,
         &qwen3::QWEN3,
@@ -153,22 +155,17 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         }
         None => return Err(config.missing("model_type")),
     };
-    let timm = field == "architecture";
     let known = families();
-    known
-        .iter()
-        .copied()
-        .find(
-            |f| {
-                if timm { f.name == "vit_timm" && name.starts_with("vit_") } else { f.name == name }
-            },
-        )
-        .ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|f| f.name).collect();
-            config
-                .unsupported(field, format!("the family `{name}` is not implemented"))
-                .help(format!("implemented are: {}", names.join(", ")))
-        })
+    let family = match field {
+        "architecture" => "vit_timm",
+        _ => name,
+    };
+    known.iter().copied().find(|known| known.name == family).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+        config
+            .unsupported(field, format!("the family `{name}` is not implemented"))
+            .help(format!("implemented are: {}", names.join(", ")))
+    })
 }
 
 /// The activation that a configuration field names, by Hugging Face's names.
