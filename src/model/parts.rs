@@ -1,7 +1,10 @@
 //! Parts that several families are put together from.
 
+pub(super) mod decoder;
 mod image;
 mod partial_rotary;
+pub(super) mod rotary;
+pub(super) mod windows;
 mod words;
 
 use super::*;

@@ -3,9 +3,18 @@
 
 mod bert;
 mod deit;
+mod gemma;
+mod gemma2;
 mod gpt2;
 mod gpt_neox;
 mod llama;
+mod mistral;
+mod mixtral;
+mod olmo;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod stablelm;
 mod vit;
 mod vit_timm;
 
@@ -123,6 +132,15 @@ static FAMILIES: &[&Family] = &[
     &vit_timm::VIT_TIMM,
     &deit::DEIT,
     &gpt_neox::GPT_NEOX,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &mixtral::MIXTRAL,
+    &phi3::PHI3,
+    &stablelm::STABLELM,
+    &olmo::OLMO,
 ];
 
 /// The families that are implemented.
@@ -158,7 +176,7 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
 ///
 /// # Errors
 /// If the name is not implemented.
-fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
+pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
         "gelu" | "gelu_python" => Activation::GeluErf,
