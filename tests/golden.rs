@@ -129,6 +129,8 @@ fn every_golden_folder_is_a_case() {
     let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap());
     let folders = entries.filter(|e| e.file_type().unwrap().is_dir());
     let mut names: Vec<String> = folders.map(|e| e.file_name().into_string().unwrap()).collect();
+    // Convolutional networks have a test of their own.
+    names.retain(|name| !name.starts_with("resnet-"));
     names.sort();
     assert_eq!(names, CASES);
 }

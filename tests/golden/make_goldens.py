@@ -199,7 +199,7 @@ def randomize(model, name):
 
     norms, embeddings = set(), set()
     for module_name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm) or type(module).__name__ == "LlamaRMSNorm":
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or type(module).__name__ == "LlamaRMSNorm":
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -215,6 +215,12 @@ def randomize(model, name):
             values = 0.3 * values
         assert parameter.dtype == torch.float64, key
         parameter.data.copy_(torch.from_numpy(values))
+    for key, buffer in model.named_buffers():  # the running statistics of BatchNorm
+        values = rng.standard_normal(tuple(buffer.shape))
+        if key.endswith("running_mean"):
+            buffer.data.copy_(torch.from_numpy(values))
+        elif key.endswith("running_var"):
+            buffer.data.copy_(torch.from_numpy(np.exp(values)))
 
 
 def make_inputs(name, case):
@@ -276,6 +282,8 @@ def build(case, config):
     import timm
     import transformers
 
+    if "build" in case:
+        return case["build"](config).double().eval()
     if case["cls"] == "timm":
         return timm.create_model(case.get("architecture", TIMM_ARCHITECTURE), pretrained=False, **config).double().eval()
     cls = getattr(transformers, case["cls"])
@@ -286,6 +294,8 @@ def build(case, config):
 
 def save(model, case, folder):
     """config.json and model.safetensors as the library writes them."""
+    if "save" in case:
+        return case["save"](model, case["config"], folder)
     with tempfile.TemporaryDirectory() as scratch:
         if case["cls"] == "timm":
             from timm.models import save_for_hf
@@ -303,6 +313,10 @@ def reload(case, folder):
     import torch
     import transformers
 
+    if "build" in case:
+        model = build(case, case["config"])
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(folder / "model.safetensors").items()})
+        return model
     if case["cls"] == "timm":
         return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
     cls = getattr(transformers, case["cls"])
@@ -517,10 +531,15 @@ NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert}
 
 # More families, in files of their own. They use the parts above, whether this file is run or imported.
 sys.modules["make_goldens"] = sys.modules[__name__]
-for module in ("images",):
+for module in ("images", "resnets"):
     module = importlib.import_module(module)
     CASES.update(module.CASES)
     NUMPY_MODELS.update(module.NUMPY_MODELS)
+
+
+def numpy_model(config):
+    family = config.get("model_type", config.get("architecture"))
+    return NUMPY_MODELS[family if family in NUMPY_MODELS else "timm"]
 
 
 def check():
@@ -530,8 +549,8 @@ def check():
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         golden = json.loads((folder / "golden.json").read_text())
-        assert all(t.dtype == np.float64 for t in weights.values()), name
-        model = NUMPY_MODELS[config.get("model_type", "timm")]
+        assert all(t.dtype == np.float64 for k, t in weights.items() if not k.endswith("num_batches_tracked")), name
+        model = numpy_model(config)
         worst = 0.0
         assert len(golden["inputs"]) == len(golden["outputs"]) == len(CASES[name]["inputs"])
         for entry, expected in zip(golden["inputs"], golden["outputs"]):
