@@ -1,0 +1,59 @@
+//! Encoders of text.
+
+use super::super::draw::{ANY_HEAD, Drawn, Rng, Shape, activation, edge, eps, prefix};
+use crate::testing::random::Draw;
+use serde_json::json;
+
+/// What a BERT is made to return.
+#[derive(Clone, Copy, PartialEq)]
+enum BertHead {
+    Hidden,
+    Pooled,
+    Words,
+    WordsAndNextSentence,
+}
+
+pub(super) fn bert(rng: Rng) -> Drawn {
+    use BertHead::*;
+    let shape = Shape::square(ANY_HEAD, rng);
+    let head =
+        rng.pick(&[Words, Words, Words, WordsAndNextSentence, Hidden, Hidden, Pooled, Pooled]);
+    let words = matches!(head, Words | WordsAndNextSentence);
+    let tied = words && rng.chance(0.5);
+    let twice = tied && rng.chance(0.2);
+    let prefix = prefix("bert.", rng);
+    let vocabulary = edge(2, 20, rng);
+    let config = json!({
+        "add_cross_attention": false,
+        "architectures": [match head {
+            Hidden | Pooled => "BertModel",
+            Words => "BertForMaskedLM",
+            WordsAndNextSentence => "BertForPreTraining",
+        }],
+        "dtype": "float32",
+        "hidden_act": activation(rng),
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate(rng),
+        "is_decoder": false,
+        "layer_norm_eps": eps(rng),
+        "max_position_embeddings": edge(2, 10, rng),
+        "model_type": "bert",
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": edge(1, 3, rng),
+        "pad_token_id": 0,
+        "tie_word_embeddings": tied,
+        "type_vocab_size": edge(1, 3, rng),
+        "vocab_size": vocabulary,
+    });
+    let mut drawn = Drawn::new(config, format!("{prefix}embeddings.word_embeddings.weight"));
+    drawn.store(rng.chance(0.2), format!("{prefix}embeddings.LayerNorm.gamma"));
+    drawn.store(head == Pooled, format!("{prefix}pooler.dense.weight"));
+    drawn.store(words, "cls.predictions.transform.dense.weight");
+    drawn.store(twice, "cls.predictions.decoder.weight");
+    drawn.store(words && (twice || !tied), "cls.predictions.decoder.bias");
+    if words && !tied {
+        // The library stores the bias that it does not use as well.
+        drawn.buffer("cls.predictions.bias", &[vocabulary]);
+    }
+    drawn
+}
