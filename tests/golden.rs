@@ -7,13 +7,19 @@ use ndarray::{Array2, Array3};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const CASES: [&str; 31] = [
+const CASES: &[&str] = &[
     "bert-mlm",
     "bert-mlm-relu",
     "bert-model",
     "deit-class",
     "deit-model",
     "deit-teacher",
+    "gemma-base",
+    "gemma-lm",
+    "gemma-untied",
+    "gemma2-base",
+    "gemma2-no-caps",
+    "gemma2-window",
     "gpt2-base",
     "gpt2-inner-relu",
     "gpt2-lm",
@@ -21,8 +27,32 @@ const CASES: [&str; 31] = [
     "llama-base",
     "llama-bias",
     "llama-gqa",
+    "llama-linear",
+    "llama-llama3",
     "llama-tied",
     "llama-untied",
+    "mistral-base",
+    "mistral-tied",
+    "mistral-window",
+    "mixtral-base",
+    "mixtral-lm",
+    "mixtral-stacked",
+    "mixtral-window",
+    "olmo-base",
+    "olmo-bias",
+    "olmo-lm",
+    "phi3-base",
+    "phi3-partial",
+    "phi3-window",
+    "qwen2-base",
+    "qwen2-tied",
+    "qwen2-window",
+    "qwen3-base",
+    "qwen3-tied",
+    "qwen3-window",
+    "stablelm-base",
+    "stablelm-lm",
+    "stablelm-parallel",
     "timm-clip",
     "timm-deit3",
     "timm-distilled",
@@ -135,7 +165,7 @@ fn every_golden_folder_is_a_case() {
 
 #[test]
 fn f64_agrees_with_transformers_and_timm() {
-    for name in CASES {
+    for &name in CASES {
         let worst = worst::<f64>(&load(name));
         println!("{name:16} f64 {worst:.1e}");
         assert!(worst < 1e-10, "{name}: worst difference {worst:e}, relative to 1 + max|golden|");
@@ -154,7 +184,7 @@ fn f32_bound(model: &Model) -> f64 {
 
 #[test]
 fn f32_agrees_to_its_own_rounding() {
-    for name in CASES {
+    for &name in CASES {
         let case = load(name);
         let (worst, bound) = (worst::<f32>(&case), f32_bound(&case.model));
         println!("{name:16} f32 {worst:.1e}, bound {bound:.1e}");
@@ -165,7 +195,7 @@ fn f32_agrees_to_its_own_rounding() {
 
 #[test]
 fn one_by_one_is_the_same_as_together() {
-    for name in CASES {
+    for &name in CASES {
         let case = load(name);
         let together: Vec<Outputs<f64>> =
             run_batch(&case.checkpoint, &case.model, &case.inputs).unwrap();

@@ -1,6 +1,9 @@
 //! Parts that several families are put together from.
 
+pub(super) mod decoder;
 mod image;
+pub(super) mod rotary;
+pub(super) mod windows;
 
 pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
 

@@ -3,8 +3,17 @@
 
 mod bert;
 mod deit;
+mod gemma;
+mod gemma2;
 mod gpt2;
 mod llama;
+mod mistral;
+mod mixtral;
+mod olmo;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod stablelm;
 mod vit;
 mod vit_timm;
 
@@ -115,7 +124,23 @@ impl<'a> Catalog<'a> {
 
 /// The families, in the order in which they are tried.
 fn families() -> Vec<&'static Family> {
-    vec![&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM, &deit::DEIT]
+    vec![
+        &gpt2::GPT2,
+        &bert::BERT,
+        &llama::LLAMA,
+        &vit::VIT,
+        &vit_timm::VIT_TIMM,
+        &deit::DEIT,
+        &mistral::MISTRAL,
+        &qwen2::QWEN2,
+        &qwen3::QWEN3,
+        &gemma::GEMMA,
+        &gemma2::GEMMA2,
+        &mixtral::MIXTRAL,
+        &phi3::PHI3,
+        &stablelm::STABLELM,
+        &olmo::OLMO,
+    ]
 }
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
@@ -147,7 +172,7 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
 ///
 /// # Errors
 /// If the name is not implemented.
-fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
+pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
         "gelu" => Activation::GeluErf,
