@@ -1,6 +1,6 @@
 //! The generators make only legal models, and reach what they are meant to reach.
 
-use lemon_check::model::{Input, Model, Op, Step, describe};
+use lemon_check::model::{Input, Model, Op, Step, TableIndex, describe};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, SourceCase, WeightStyle};
 use serde_json::Value;
@@ -126,15 +126,42 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
     if let Input::Image { height, width, .. } = model.embedding.input {
         note(format!("oblong {}", height != width));
     }
+    let embedding = &model.embedding;
+    note(format!("norm of the embedding {}", embedding.norm.is_some()));
+    note(format!("prefix tokens {}", embedding.prefix.len()));
+    for table in &embedding.tables {
+        note(format!("projection {}", table.projection.is_some()));
+        if let TableIndex::Position(positions) = table.index {
+            note(format!("position rows in front {}", positions.offset));
+        }
+    }
+    if embedding.tables.is_empty() {
+        note("no positions".into());
+    }
+    let mut windows = BTreeSet::new();
     for sublayer in model.layers.iter().flatten() {
+        note(format!("post-norm {}", sublayer.post_norm.is_some()));
         for branch in &sublayer.branches {
+            note(format!("norms behind {}", branch.post_norm.is_some()));
+            note(format!("layer scale {}", branch.scale.is_some()));
+            for norm in &branch.norm {
+                note(format!("norms store nothing {}", norm.weight.is_none()));
+            }
             match &branch.op {
                 Op::Attention(attention) => {
                     note(format!("query bias {}", attention.query.bias.is_some()));
                     note(format!("output bias {}", attention.output.bias.is_some()));
                     let root = (attention.head_dim as f64).sqrt();
                     note(format!("plain scale {}", (attention.scale * root - 1.0).abs() < 1e-12));
-                    note(format!("window {}", attention.window.is_some()));
+                    let window = attention.window.map(|window| window.size);
+                    windows.insert(window.is_some());
+                    note(format!("window {}", window.is_some()));
+                    if window.is_some_and(|size| size < 8) {
+                        note("short window".into());
+                    }
+                    if window == Some(1) {
+                        note("window of one".into());
+                    }
                     note(format!("head norms {}", attention.head_norms.is_some()));
                     note(format!("softcap {}", attention.softcap.is_some()));
                     if let Some(rotary) = &attention.rotary {
@@ -146,10 +173,24 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
                     note(format!("activation {:?}", mlp.activation));
                     note(format!("mlp bias {}", mlp.down.bias.is_some()));
                 }
-                Op::Experts(_) => {}
+                Op::Experts(experts) => {
+                    let (all, active) = (experts.experts.len(), experts.active);
+                    for (what, so) in [
+                        ("one expert", all == 1),
+                        ("one active expert", active == 1 && all > 1),
+                        ("all experts active", active == all && all > 1),
+                    ] {
+                        if so {
+                            note(what.into());
+                        }
+                    }
+                }
             }
         }
         note(format!("branches {}", sublayer.branches.len()));
+    }
+    if windows.len() == 2 {
+        note("mixed windows".into());
     }
     seen
 }
@@ -177,7 +218,7 @@ fn every_setting_is_reached() {
 #[test]
 fn every_switch_is_seen_both_ways() {
     // A model with these on is not implemented.
-    let refused = ["add_cross_attention", "is_decoder"];
+    let refused = ["add_cross_attention", "is_decoder", "qk_layernorm"];
     for architecture in Architecture::ALL {
         let mut seen: BTreeMap<String, BTreeSet<bool>> = BTreeMap::new();
         for case in cases(architecture) {
@@ -188,7 +229,8 @@ fn every_switch_is_seen_both_ways() {
                 }
             }
         }
-        for (field, values) in seen.iter().filter(|(field, _)| !refused.contains(&field.as_str())) {
+        let read = seen.iter().filter(|(field, _)| !refused.contains(&field.as_str()));
+        for (field, values) in read {
             assert_eq!(values.len(), 2, "{architecture:?}: `{field}` is only ever {values:?}");
         }
     }
@@ -219,41 +261,79 @@ fn expected(architecture: Architecture) -> Vec<(String, usize)> {
     wanted
 }
 
-use Architecture::{Bert, Gpt2, Llama, Vit, VitTimm};
+use Architecture::*;
+
+const WORDS: &[Architecture] = &[
+    Gpt2, GptNeox, Opt, Phi, Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Mixtral, Phi3, Stablelm,
+    Olmo,
+];
+const GATED: &[Architecture] =
+    &[Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Phi3, Stablelm, Olmo];
+const PARTIAL: &[Architecture] = &[GptNeox, Phi, Phi3, Stablelm];
 
 /// Families, what is seen of them, and how often at least.
 const FEATURES: &[(&[Architecture], &[&str], usize)] = &[
-    (&[Gpt2, Bert, Llama], &["tied true", "tied false"], 50),
-    (&[Gpt2, Bert, Llama], &["twice true"], 5),
+    (WORDS, &["tied true", "tied false", "outputs logits", "outputs last_hidden_state"], 40),
+    (WORDS, &["twice true"], 5),
+    (&[Bert, BertPreNorm, Roberta, Distilbert], &["tied true", "tied false", "twice true"], 5),
     (
-        &[Gpt2, Bert, Vit],
+        &[Gpt2, GptNeox, Opt, Phi, Stablelm, Bert, BertPreNorm, Roberta, Distilbert, Vit, Deit],
         &["activation GeluErf", "activation GeluTanh", "activation Relu", "activation Tanh"],
         15,
     ),
-    (&[Gpt2, Bert, Vit, Llama], &["activation Silu"], 15),
+    (GATED, &["activation Silu", "activation Relu", "activation GeluTanh"], 15),
     (
-        &[Gpt2, Bert, Vit, Llama],
         &[
-            "eps Some(1e-12)",
-            "eps Some(1e-6)",
-            "eps Some(1e-5)",
-            "eps Some(0.001)",
-            "eps Some(0.1)",
+            Gpt2, GptNeox, Phi, Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Mixtral, Phi3,
+            Stablelm, Bert, BertPreNorm, Roberta, Vit, Deit,
         ],
+        &["eps Some(1e-12)", "eps Some(1e-6)", "eps Some(1e-5)", "eps Some(0.001)", "eps Some(0.1)"],
         20,
     ),
     (&[Gpt2], &["first name transformer", "first name wte", "plain scale false"], 40),
-    (&[Bert], &["first name bert", "first name embeddings"], 50),
-    (&[Llama], &["first name model", "first name embed_tokens"], 50),
+    (&[GptNeox], &["first name gpt_neox", "first name embed_in"], 50),
+    (&[Opt], &["first name model", "first name decoder", "position rows in front 2"], 50),
+    (&[Opt], &["projection true", "norms store nothing true", "post-norm true"], 40),
+    (&[Roberta], &["first name roberta", "first name embeddings"], 50),
+    (&[Roberta], &["position rows in front 1", "position rows in front 2"], 30),
+    (&[Distilbert], &["first name distilbert", "first name embeddings"], 50),
+    (&[Bert], &["first name bert", "first name embeddings", "post-norm true"], 50),
+    (&[BertPreNorm], &["first name bert", "first name embeddings", "post-norm false"], 50),
+    (GATED, &["first name model", "first name embed_tokens"], 50),
     (&[Vit], &["first name vit", "first name embeddings"], 50),
-    (&[VitTimm], &["oblong true"], 50),
-    (&[Llama], &["grouped true", "one kv head true", "grouped false"], 30),
+    (&[Deit], &["first name deit", "first name embeddings", "prefix tokens 2"], 50),
+    (&[Vit, Deit, VitTimm], &["oblong true", "query bias true", "query bias false"], 50),
+    (GATED, &["grouped true", "one kv head true", "grouped false"], 30),
+    (&[Phi, Mixtral], &["grouped true", "one kv head true", "grouped false"], 30),
     (&[Llama], &["query bias true", "query bias false", "mlp bias true"], 50),
-    (&[Vit, VitTimm], &["query bias true", "query bias false"], 50),
-    (&[Gpt2, Bert, Vit, VitTimm], &["head size 1", "head size 2"], 20),
-    (&[Gpt2, Llama, Gpt2, Vit], &["buffers true"], 20),
-    (&[Gpt2, Llama], &["outputs logits", "outputs last_hidden_state"], 40),
+    (&[Qwen2], &["query bias true", "output bias false"], 200),
+    (&[Qwen3, Gemma, Gemma2, Olmo], &["output bias true", "output bias false"], 50),
+    (&[GptNeox, Stablelm], &["query bias true", "query bias false"], 50),
+    (&[GptNeox, Stablelm], &["branches 1", "branches 2"], 50),
+    (PARTIAL, &["partial rotary true", "partial rotary false"], 30),
+    (&[Mistral, Qwen2, Qwen3, Gemma2, Mixtral, Phi3], &["window true", "window false"], 50),
+    (&[Qwen2, Qwen3, Gemma2], &["mixed windows"], 30),
+    (&[Mistral, Qwen2, Qwen3, Gemma2, Mixtral, Phi3], &["window of one", "short window"], 15),
+    (&[Phi], &["head norms true", "head norms false"], 30),
+    (&[Qwen3], &["head norms true"], 300),
+    (&[Gemma2], &["softcap true", "softcap false", "plain scale false", "norms behind true"], 50),
+    (&[Mixtral], &["one expert", "one active expert", "all experts active"], 30),
+    (&[VitTimm], &["head norms true", "layer scale true", "norms behind true"], 20),
+    (&[VitTimm], &["prefix tokens 0", "prefix tokens 1", "prefix tokens 2"], 20),
+    (&[VitTimm], &["no positions", "activation Relu", "norm of the embedding true"], 15),
+    (&[VitTimm], &["outputs cls_logits+distillation_logits", "outputs logits"], 30),
+    (
+        &[Gpt2, Opt, Bert, BertPreNorm, Roberta, Distilbert, Vit, Deit, VitTimm],
+        &["head size 1", "head size 2"],
+        20,
+    ),
+    (&[Gpt2, GptNeox, Llama, Mistral, Gemma, Vit, Deit], &["buffers true"], 20),
     (&[Bert], &["outputs logits", "outputs logits+seq_relationship_logits"], 25),
-    (&[Bert, Vit], &["outputs last_hidden_state", "outputs last_hidden_state+pooler_output"], 40),
-    (&[Vit, VitTimm], &["outputs logits"], 40),
+    (
+        &[Bert, BertPreNorm, Roberta, Vit, Deit],
+        &["outputs last_hidden_state", "outputs last_hidden_state+pooler_output"],
+        40,
+    ),
+    (&[Deit], &["outputs logits", "outputs cls_logits+distillation_logits"], 40),
+    (&[BertPreNorm, Roberta, Distilbert, Vit], &["outputs logits"], 40),
 ];

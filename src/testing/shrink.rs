@@ -55,7 +55,9 @@ pub fn simpler(case: &PairCase) -> impl Iterator<Item = PairCase> + use<> {
 fn cost((source, target): &PairCase) -> Result<[usize; 5]> {
     let model = source.model()?;
     let weights = model.lenses().into_iter().map(|lens| lens.rows().saturating_mul(lens.cols()));
-    let target_sizes: usize = TARGET_SIZES.iter().map(|size| *size(&mut target.clone())).sum();
+    let mut target_sizes: usize =
+        TARGET_SIZES.iter().map(|size| *size(&mut target.clone())).sum();
+    target_sizes += target.experts.unwrap_or(0);
     let settings = [
         target.free != FreeParts::Zero,
         target.cancel,
@@ -82,11 +84,15 @@ const PLAIN_EPS: f64 = 1e-5;
 
 /// Settings made plain.
 fn plain(case: &PairCase) -> Vec<PairCase> {
-    let changes: [fn(&mut PairCase); 9] = [
+    let changes: [fn(&mut PairCase); 10] = [
         |(_, target)| target.free = FreeParts::Zero,
         |(_, target)| target.cancel = false,
         |(_, target)| target.insert_after = None,
         |(_, target)| target.seed = 0,
+        |(source, target)| {
+            let experts = source.model().ok().and_then(|model| model.sizes.experts);
+            target.experts = experts.map(|count| count.all);
+        },
         |(source, _)| source.seed = 0,
         |(source, _)| source.dtype = Dtype::F64,
         |(source, _)| source.weights = WeightStyle::Random,

@@ -22,6 +22,11 @@ impl Drawn {
         Drawn { config, stored: [stored.into()].into(), buffers: BTreeMap::new() }
     }
 
+    /// Adds a field to the configuration.
+    pub fn set(&mut self, field: &str, value: impl Into<Value>) {
+        self.config.insert(field.into(), value.into());
+    }
+
     /// Stores this tensor too, if it is `wanted`.
     pub fn store(&mut self, wanted: bool, name: impl Into<String>) {
         if wanted {
@@ -75,6 +80,17 @@ impl Shape {
 pub(super) const ANY_HEAD: &[usize] = &[1, 2, 2, 3, 4, 4, 5];
 /// Head sizes of which every two channels can be turned.
 pub(super) const EVEN_HEAD: &[usize] = &[2, 2, 4, 4, 6];
+/// Head sizes of which a part is turned.
+pub(super) const TURNED_HEAD: &[usize] = &[2, 3, 4, 4, 5, 7];
+
+/// The share of the channels that is turned, such that the library, which truncates the product,
+/// turns pairs: any even number of channels.
+pub(super) fn turned_share(head_dim: usize, rng: Rng) -> f64 {
+    let turned = 2 * edge(1, head_dim / 2, rng);
+    let exact = turned as f64 / head_dim as f64;
+    let kept = (head_dim as f64 * exact) as usize == turned;
+    if kept { exact } else { (turned as f64 + 0.5) / head_dim as f64 }
+}
 
 /// From `low` to `high`; the ends come more often.
 pub(super) fn edge(low: usize, high: usize, rng: Rng) -> usize {
@@ -93,6 +109,11 @@ pub(super) fn eps(rng: Rng) -> f64 {
 /// Base of rotary frequencies.
 pub(super) fn theta(rng: Rng) -> f64 {
     rng.pick(&[10_000.0, 500.0, 10.0])
+}
+
+/// A window of attention, as a rule shorter than the inputs, from seeing oneself alone.
+pub(super) fn window(rng: Rng) -> usize {
+    edge(1, 14, rng)
 }
 
 /// An activation, by Hugging Face's name.
