@@ -72,17 +72,7 @@ impl Model {
             lenses.extend(norm.lenses());
         }
         for sublayer in self.layers.iter().flatten() {
-            for branch in &sublayer.branches {
-                if let Some(norm) = &branch.norm {
-                    lenses.extend(norm.lenses());
-                }
-                branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
-                branch.op.norms().iter().for_each(|norm| lenses.extend(norm.lenses()));
-                if let Some(norm) = &branch.post_norm {
-                    lenses.extend(norm.lenses());
-                }
-                lenses.extend(&branch.scale);
-            }
+            sublayer.branches.iter().for_each(|branch| lenses.extend(branch.lenses()));
             if let Some(norm) = &sublayer.post_norm {
                 lenses.extend(norm.lenses());
             }
@@ -103,6 +93,17 @@ impl Model {
         known.extend(self.aliases.iter().map(|a| a.name.as_str()));
         known.extend(self.buffers.iter().map(String::as_str));
         checkpoint.tensors().keys().map(String::as_str).filter(|n| !known.contains(n)).collect()
+    }
+}
+
+impl Branch {
+    /// Every lens, in the order of the computation.
+    pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
+        let first = self.norm.iter().flat_map(Norm::lenses);
+        let linears = self.op.linears().into_iter().flat_map(Linear::lenses);
+        let inner = self.op.norms().into_iter().flat_map(Norm::lenses);
+        let last = self.post_norm.iter().flat_map(Norm::lenses);
+        first.chain(linears).chain(inner).chain(last).chain(&self.scale)
     }
 }
 
