@@ -1,10 +1,12 @@
 //! Parts that several families are put together from.
 
+mod bert;
 mod partial_rotary;
 mod words;
 
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use bert::{BertParts, WordOutput};
 pub(super) use partial_rotary::PartialRotary;
 pub(super) use words::{check_causal, word_matrix};
 

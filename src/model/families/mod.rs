@@ -2,9 +2,14 @@
 //! [`Model`], and nothing else.
 
 mod bert;
+mod bert_pre_norm;
+mod distilbert;
 mod gpt2;
 mod gpt_neox;
 mod llama;
+mod opt;
+mod phi;
+mod roberta;
 mod vit;
 mod vit_timm;
 
@@ -44,6 +49,19 @@ pub struct Fields {
     pub head_dim: Option<&'static str>,
     /// ε; `None` where it is not stored.
     pub norm_eps: Option<&'static str>,
+}
+
+impl Fields {
+    /// The names that most families have.
+    const USUAL: Fields = Fields {
+        hidden: "hidden_size",
+        heads: "num_attention_heads",
+        intermediate: "intermediate_size",
+        layers: "num_hidden_layers",
+        kv_heads: None,
+        head_dim: None,
+        norm_eps: Some("layer_norm_eps"),
+    };
 }
 
 type Lookup<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
@@ -114,8 +132,18 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-static FAMILIES: &[&Family] =
-    &[&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM, &gpt_neox::GPT_NEOX];
+static FAMILIES: &[&Family] = &[
+    &gpt2::GPT2,
+    &bert::BERT,
+    &llama::LLAMA,
+    &vit::VIT,
+    &vit_timm::VIT_TIMM,
+    &gpt_neox::GPT_NEOX,
+    &opt::OPT,
+    &phi::PHI,
+    &roberta::ROBERTA,
+    &distilbert::DISTILBERT,
+];
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
 ///
@@ -150,7 +178,7 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
 ///
 /// # Errors
 /// If the name is not implemented.
-fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
+pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
         "gelu" | "gelu_python" => Activation::GeluErf,
