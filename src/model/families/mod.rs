@@ -3,6 +3,7 @@
 
 mod bert;
 mod bert_pre_norm;
+mod deit;
 mod distilbert;
 mod gpt2;
 mod gpt_neox;
@@ -138,12 +139,18 @@ static FAMILIES: &[&Family] = &[
     &llama::LLAMA,
     &vit::VIT,
     &vit_timm::VIT_TIMM,
+    &deit::DEIT,
     &gpt_neox::GPT_NEOX,
     &opt::OPT,
     &phi::PHI,
     &roberta::ROBERTA,
     &distilbert::DISTILBERT,
 ];
+
+/// The families that are implemented.
+pub fn families() -> &'static [&'static Family] {
+    FAMILIES
+}
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
 ///
@@ -157,21 +164,16 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         }
         None => return Err(config.missing("model_type")),
     };
-    let timm = field == "architecture";
-    FAMILIES
-        .iter()
-        .copied()
-        .find(
-            |f| {
-                if timm { f.name == "vit_timm" && name.starts_with("vit_") } else { f.name == name }
-            },
-        )
-        .ok_or_else(|| {
-            let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
-            config
-                .unsupported(field, format!("the family `{name}` is not implemented"))
-                .help(format!("implemented are: {}", names.join(", ")))
-        })
+    let family = match field {
+        "architecture" => "vit_timm",
+        _ => name,
+    };
+    FAMILIES.iter().copied().find(|known| known.name == family).ok_or_else(|| {
+        let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
+        config
+            .unsupported(field, format!("the family `{name}` is not implemented"))
+            .help(format!("implemented are: {}", names.join(", ")))
+    })
 }
 
 /// The activation that a configuration field names, by Hugging Face's names.
