@@ -28,6 +28,17 @@ impl Probe {
         Probe { input: Input::Tokens { ids, mask: None, types, positions }, image_seed: None }
     }
 
+    /// Has an encoder read random ids, as many as the decoder reads: `ids` of the probe.
+    fn behind_encoder(self, writer: &Writer, rng: &mut ChaCha8Rng) -> Self {
+        match self.input {
+            Input::Tokens { ids, .. } if writer.has_encoder => {
+                let read = writer.ids(ids.len(), rng);
+                Probe { input: Input::pair(read, ids), image_seed: None }
+            }
+            input => Probe { input, ..self },
+        }
+    }
+
     fn image(shape: [usize; 3], seed: u64) -> Self {
         let pixels = random_image(shape, seed);
         Probe { input: Input::Image { pixels }, image_seed: Some(seed) }
@@ -61,6 +72,7 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
             longest: positions.unwrap_or(LONGEST).min(LONGEST),
             table: positions,
             types,
+            has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(0);
@@ -73,7 +85,7 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
     let mut probes = vec![writer.random(1, &mut rng), writer.random(4, &mut rng)];
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
     probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
-    probes
+    probes.into_iter().map(|probe| probe.behind_encoder(&writer, &mut rng)).collect()
 }
 
 /// At least `count` inputs of `length` tokens, half of them reaching a failure; or as many images.
@@ -88,6 +100,7 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
             longest: positions.unwrap_or(length).min(length),
             table: positions,
             types,
+            has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(1);
@@ -99,6 +112,7 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
             reach
                 .and_then(|reach| writer.reaching(*reach, length, &mut rng))
                 .unwrap_or_else(|| writer.random(length, &mut rng))
+                .behind_encoder(&writer, &mut rng)
         })
         .collect()
 }
@@ -111,6 +125,7 @@ struct Writer {
     /// Rows of the position table.
     table: Option<usize>,
     types: usize,
+    has_encoder: bool,
 }
 
 impl Writer {

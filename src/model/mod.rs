@@ -7,11 +7,13 @@
 mod families;
 mod lens;
 mod parts;
+mod relative;
 mod tree;
 
 pub use families::{Catalog, Family, family_of};
 pub use lens::{Dim, Lens};
 use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_architecture};
+pub use relative::RelativeBias;
 pub use tree::*;
 
 use crate::checkpoint::Checkpoint;
@@ -58,39 +60,19 @@ impl Model {
     /// is used.
     pub fn lenses(&self) -> Vec<&Lens> {
         let mut lenses = Vec::new();
-        let embedding = &self.embedding;
-        for table in &embedding.tables {
-            lenses.push(&table.lens);
-            lenses.extend(table.projection.iter().flat_map(Linear::lenses));
+        if let Some(encoder) = &self.encoder {
+            lenses.extend(encoder.embedding.lenses());
+            lenses.extend(encoder.layers.iter().flatten().flat_map(Sublayer::lenses));
+            lenses.extend(encoder.norm.lenses());
         }
-        lenses.extend(&embedding.prefix);
-        if let Some(linear) = &embedding.patch {
-            lenses.extend(linear.lenses());
-        }
-        if let Some(norm) = &embedding.norm {
-            lenses.extend(norm.lenses());
-        }
-        for sublayer in self.layers.iter().flatten() {
-            for branch in &sublayer.branches {
-                if let Some(norm) = &branch.norm {
-                    lenses.extend(norm.lenses());
-                }
-                branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
-                branch.op.norms().iter().for_each(|norm| lenses.extend(norm.lenses()));
-                if let Some(norm) = &branch.post_norm {
-                    lenses.extend(norm.lenses());
-                }
-                lenses.extend(&branch.scale);
-            }
-            if let Some(norm) = &sublayer.post_norm {
-                lenses.extend(norm.lenses());
-            }
-        }
+        lenses.extend(self.embedding.lenses());
+        lenses.extend(self.layers.iter().flatten().flat_map(Sublayer::lenses));
         for step in self.outputs.iter().flat_map(|o| &o.steps) {
             match step {
                 Step::Norm(norm) => lenses.extend(norm.lenses()),
                 Step::Linear(linear) => lenses.extend(linear.lenses()),
-                Step::Position(_) | Step::MeanFrom(_) | Step::Activation(_) | Step::Softcap(_) => {}
+                Step::Position(_) | Step::MeanFrom(_) => {}
+                Step::Activation(_) | Step::Softcap(_) | Step::Scale(_) => {}
             }
         }
         lenses
@@ -102,6 +84,40 @@ impl Model {
         known.extend(self.aliases.iter().map(|a| a.name.as_str()));
         known.extend(self.buffers.iter().map(String::as_str));
         checkpoint.tensors().keys().map(String::as_str).filter(|n| !known.contains(n)).collect()
+    }
+}
+
+impl Embedding {
+    /// Tables with their projections, prefix, patch convolution, norm.
+    pub fn lenses(&self) -> Vec<&Lens> {
+        let mut lenses = Vec::new();
+        for table in &self.tables {
+            lenses.push(&table.lens);
+            lenses.extend(table.projection.iter().flat_map(Linear::lenses));
+        }
+        lenses.extend(&self.prefix);
+        lenses.extend(self.patch.iter().flat_map(Linear::lenses));
+        lenses.extend(self.norm.iter().flat_map(Norm::lenses));
+        lenses
+    }
+}
+
+impl Sublayer {
+    /// Those of its branches (norm, op, norm, scale) and of the norm behind them.
+    pub fn lenses(&self) -> Vec<&Lens> {
+        let mut lenses = Vec::new();
+        for branch in &self.branches {
+            lenses.extend(branch.norm.iter().flat_map(Norm::lenses));
+            branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
+            branch.op.norms().iter().for_each(|norm| lenses.extend(norm.lenses()));
+            if let Op::Attention(attention) = &branch.op {
+                lenses.extend(attention.relative.iter().map(|relative| &relative.table));
+            }
+            lenses.extend(branch.post_norm.iter().flat_map(Norm::lenses));
+            lenses.extend(&branch.scale);
+        }
+        lenses.extend(self.post_norm.iter().flat_map(Norm::lenses));
+        lenses
     }
 }
 

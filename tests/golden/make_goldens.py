@@ -30,6 +30,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+import t5
+
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-12
 
@@ -125,6 +127,7 @@ CASES = {
         config=dict(img_size=12, patch_size=4, embed_dim=16, depth=3, num_heads=4, mlp_ratio=2,
                     num_classes=7, qkv_bias=False)),
 }
+CASES.update(t5.CASES)
 TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
 
 
@@ -167,6 +170,7 @@ def remove_float32():
 
     modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters = staticmethod(inverse_frequencies)
     modeling_llama.LlamaRotaryEmbedding.forward = torch.no_grad()(rotary)
+    t5.remove_float32()
 
 
 def float64_only():
@@ -197,7 +201,7 @@ def randomize(model, name):
 
     norms, embeddings = set(), set()
     for module_name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm) or type(module).__name__ == "LlamaRMSNorm":
+        if isinstance(module, nn.LayerNorm) or type(module).__name__ in ("LlamaRMSNorm", "T5LayerNorm"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -229,7 +233,12 @@ def make_inputs(name, case):
         entry = {"input_ids": rng.integers(3, case["config"]["vocab_size"], length).tolist()}
         if pad:
             entry["attention_mask"] = [1] * (length - pad) + [0] * pad
-        if spec["types"]:
+        if "decoder" in spec:
+            length, pad = spec["decoder"], spec["decoder_pad"]
+            entry["decoder_input_ids"] = rng.integers(0, case["config"]["vocab_size"], length).tolist()
+            if pad:
+                entry["decoder_attention_mask"] = [1] * (length - pad) + [0] * pad
+        if spec.get("types"):
             entry["token_type_ids"] = [i * case["config"]["type_vocab_size"] // length for i in range(length)]
         inputs.append(entry)
     return inputs
@@ -271,7 +280,12 @@ def build(case, config):
     cls = getattr(transformers, case["cls"])
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
-    return cls(config).double().eval()
+    model = cls(config).double().eval()
+    if "untie" in case:
+        import torch
+        head = getattr(model, case["untie"])
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return model
 
 
 def save(model, case, folder):
@@ -312,7 +326,7 @@ def write_golden(path, versions, inputs, outputs):
         + '],\n "outputs": [\n  ' + lines(outputs) + "]}\n")
 
 
-def make():
+def make(only):
     # MKL otherwise picks code by CPU and memory alignment, which changes last digits.
     os.environ["MKL_CBWR"] = "COMPATIBLE"
     import safetensors
@@ -334,6 +348,8 @@ def make():
     }
     print(versions)
     for name, case in CASES.items():
+        if not name.startswith(only):
+            continue
         folder = HERE / name
         folder.mkdir(exist_ok=True)
         torch.manual_seed(0)  # (the initial values are all overwritten)
@@ -542,7 +558,7 @@ def numpy_timm(c, w, entry):
     return {"logits": linear(layer_norm(x, w, "norm", eps)[0], w, "head")}
 
 
-NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert, "vit": numpy_vit}
+NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert, "vit": numpy_vit, "t5": t5.numpy_t5}
 
 
 def check():
@@ -573,8 +589,10 @@ def check():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only re-check the existing files")
-    if not parser.parse_args().check:
-        make()
+    parser.add_argument("--only", default="", metavar="PREFIX", help="rewrite only the cases whose name begins so")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        make(arguments.only)
     check()
 
 

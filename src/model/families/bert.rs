@@ -74,6 +74,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             norm: Some(names.norm(&format!("{prefix}embeddings.LayerNorm"))),
         },
         layers: (0..sizes.layers).map(|index| names.layer(index, activation)).collect(),
+        encoder: None,
         outputs,
         aliases,
         buffers,

@@ -153,6 +153,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             vec![Table::plain(TableIndex::Token, token_table)],
         ),
         layers: (0..sizes.layers).map(layer).collect(),
+        encoder: None,
         outputs: vec![output],
         aliases,
         buffers: catalog.ending_in(&["rotary_emb.inv_freq"]),

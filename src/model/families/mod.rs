@@ -4,6 +4,7 @@
 mod bert;
 mod gpt2;
 mod llama;
+mod t5;
 mod vit;
 mod vit_timm;
 
@@ -113,8 +114,8 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-fn families() -> [&'static Family; 5] {
-    [&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM]
+fn families() -> [&'static Family; 6] {
+    [&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM, &t5::T5]
 }
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.

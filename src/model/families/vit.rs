@@ -72,6 +72,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         family: VIT.name,
         embedding,
         layers: (0..sizes.layers).map(layer).collect(),
+        encoder: None,
         outputs: outputs(config, catalog, prefix, &hidden, last)?,
         aliases: Vec::new(),
         buffers: catalog.ending_in(&["embeddings.mask_token"]),

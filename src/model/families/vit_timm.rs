@@ -212,6 +212,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         family: VIT_TIMM.name,
         embedding,
         layers: (0..sizes.layers).map(layer).collect(),
+        encoder: None,
         outputs: vec![Output { name: "logits", steps, fixed: true }],
         aliases: Vec::new(),
         buffers: Vec::new(),
