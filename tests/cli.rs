@@ -154,6 +154,7 @@ fn the_json_report_has_the_keys_of_its_schema() {
         "detail",
         "evidence",
         "strict",
+        "eps_limited_allowed",
         "passed",
         "source",
         "expanded",
@@ -167,6 +168,7 @@ fn the_json_report_has_the_keys_of_its_schema() {
         "witness",
         "inputs_tried",
         "forward_resolution",
+        "eps_limits",
         "effect",
         "ignored_buffers",
         "seconds",
@@ -429,4 +431,50 @@ fn a_reader_that_goes_away_is_no_bug() {
     let output = output.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stderr(&output), "");
+}
+
+/// The shipped expanded model with the source's ε.
+fn with_unscaled_eps(folder: &Folder) -> String {
+    let (source, _) = parts(SOURCE);
+    let config: Value =
+        serde_json::from_str(source["__metadata__"]["config"].as_str().unwrap()).unwrap();
+    let eps = config["layer_norm_epsilon"].clone();
+    folder.changed("eps.safetensors", |header, _| {
+        configure(header, "layer_norm_epsilon", eps.clone())
+    })
+}
+
+#[test]
+fn a_wrong_eps_alone_is_eps_limited_and_the_report_says_how_much_it_matters() {
+    let folder = Folder::new();
+    let pair = with_unscaled_eps(&folder);
+    let text = stdout(&run(&[SOURCE, &pair]));
+    for part in ["not lossless (eps-limited): ", "`layer_norm_epsilon` = ", "at v = 0"] {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    let output = run(&[SOURCE, &pair, "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = json_of(&output);
+    assert_eq!(report["detail"], "eps_limited");
+    let limit = &report["eps_limits"][0];
+    let number = |field: &str| limit[field].as_f64().unwrap();
+    let (right, got, variance) = (number("right"), number("got"), number("smallest_variance"));
+    assert!(right < got && variance > 0.0);
+    let change = (((variance + right) / (variance + got)).sqrt() - 1.0).abs();
+    assert!((number("change") - change).abs() < 1e-12);
+    assert!(number("change") < number("bound"));
+}
+
+#[test]
+fn an_eps_limited_pair_passes_only_where_that_is_allowed() {
+    let folder = Folder::new();
+    let pair = with_unscaled_eps(&folder);
+    let allowed = run(&[SOURCE, &pair, "--allow", "eps-limited", "--format", "json"]);
+    assert_eq!(allowed.status.code(), Some(0));
+    let report = json_of(&allowed);
+    assert_eq!((&report["verdict"], &report["passed"]), (&json!("not_lossless"), &json!(true)));
+    let broken = run(&[SOURCE, BROKEN, "--allow", "eps-limited"]);
+    assert_eq!(broken.status.code(), Some(1), "nothing else is forgiven");
+    let both = run(&[SOURCE, &pair, "--allow", "eps-limited", "--strict"]);
+    assert_eq!(both.status.code(), Some(2));
 }

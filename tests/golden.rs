@@ -7,10 +7,13 @@ use ndarray::{Array2, Array3};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const CASES: [&str; 22] = [
+const CASES: [&str; 36] = [
     "bert-mlm",
     "bert-mlm-relu",
     "bert-model",
+    "deit-class",
+    "deit-model",
+    "deit-teacher",
     "gpt2-base",
     "gpt2-inner-relu",
     "gpt2-lm",
@@ -25,9 +28,20 @@ const CASES: [&str; 22] = [
     "t5-gated-tied",
     "t5-model",
     "t5-plain",
+    "timm-clip",
+    "timm-deit3",
+    "timm-distilled",
+    "timm-dynamic",
+    "timm-features",
+    "timm-gap",
+    "timm-gap-norm-first",
+    "timm-mean-of-all",
+    "timm-post-res-norm",
+    "timm-registers",
     "vit-hf",
     "vit-hf-nobias",
     "vit-model",
+    "vit-model-wide",
     "vit-timm",
     "vit-timm-nobias",
 ];

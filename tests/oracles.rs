@@ -187,6 +187,13 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
         Mutant::TokenRowOverwritten,
         Mutant::QueryKeySwapped,
         Mutant::InsertedBias,
+        Mutant::EtaForgotten,
+        Mutant::EtaInverted,
+        Mutant::BiasNotExpanded,
+        Mutant::BiasSplit,
+        Mutant::BetaOnResidue,
+        Mutant::LogitScaleForgotten,
+        Mutant::RotaryPairsInPlace,
     ];
     for mutant in always_named {
         let count = &counts[&mutant];
@@ -197,6 +204,28 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
     let (named, changed) =
         mistakes.fold((0, 0), |(n, c), (_, count)| (n + count.named, c + count.changed));
     assert!(named * 20 >= changed * 19, "{named} of {changed} mistakes are blamed rightly");
+}
+
+/// Where heads turn at frequencies that the source lacks, only some channels correspond.
+#[test]
+fn other_rotary_frequencies_are_never_proven() {
+    let mut caught = 0;
+    for seed in 0..40 {
+        let models = Models::random(Architecture::Llama, seed, |_| ()).unwrap();
+        let mut editor = Editor::new(&models.expanded, &models.expanded_model);
+        editor.config().remove("rope_parameters");
+        editor.config().set("rope_theta", 7.0 * models.source_case.theta);
+        let changed = editor.finish();
+        let model = describe(&changed).unwrap();
+        let all = all_inputs(&models, seed);
+        let right = run(&models.expanded, &models.expanded_model, &all);
+        if difference(&right, &run(&changed, &model, &all)) > 1e-3 {
+            caught += 1;
+            let found = certificate(&models, (&changed, &model));
+            assert!(!found.proves_lossless(), "seed {seed}: {}", shown(&found, &models));
+        }
+    }
+    assert!(caught > 5, "only {caught} changes were visible");
 }
 
 /// A factor that hides in the rounding of every single number does not hide in all of them: the

@@ -4,22 +4,23 @@
 //! its bias.
 
 use super::agreement::Agreement;
-use super::bounded::{Bounded, Ratio, UNITS};
+use super::attention_blame::value_bias_fault;
+use super::bounded::{Ratio, UNITS};
 use super::channels::{Equations, Keys, Writes};
 use super::cluster::Member;
-use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
-use super::ops::value_rows;
-use super::pattern::patterns;
+use super::explain::{Blame, constant_ratio, norm_fault, row_fault, uneven_norm};
 use super::reader::Reader;
 use super::squares::Residual;
+use super::suspect::{Case, Half, NOT_EXPANDED, Part};
 use crate::error::Result;
-use crate::model::{Attention, Lens, Linear, Mlp, Op};
+use crate::model::{Lens, Linear, Mlp, Op};
 
 /// What a sublayer pair consists of, for blame.
 pub(super) struct Accused<'a> {
     pub readers: (&'a Reader<'a>, &'a Reader<'a>),
     pub ops: (&'a Op, &'a Op),
     pub writes: (&'a Writes, &'a Writes),
+    pub case: Case<'a>,
 }
 
 /// The rule that is broken and who broke it.
@@ -40,9 +41,27 @@ impl<'a> Accused<'a> {
             if let Some(blame) = self.reader_fault(equations)? {
                 return Ok((READS, blame));
             }
+            if let Some(blame) = self.passed_on(&equations.fan_out)? {
+                return Ok((READS, blame));
+            }
             return Ok((FAN_OUT, fan_out_fault(self.ops, equations)));
         }
         self.bias_fault(&equations.bias)
+    }
+
+    /// The norm, if its weight is off by a factor that ReLU lets pass, and a gate's partner once
+    /// more, so that all fan-outs look wrong by that factor or its square.
+    fn passed_on(&self, fan_out: &Residual) -> Result<Option<Blame<'a>>> {
+        if constant_ratio(fan_out, &[]).is_none() {
+            return Ok(None);
+        }
+        let explains = |blame: &Blame| {
+            let factor = blame.residual.factor();
+            let near = |f: f64| (fan_out.factor() / f - 1.0).abs() < 1e-3;
+            constant_ratio(&blame.residual, &[]).is_some()
+                && (near(factor) || near(factor * factor))
+        };
+        Ok(norm_fault(self.readers, 1.0)?.filter(explains))
     }
 
     /// Every row is right within its rounding, but all together are off by a common factor.
@@ -92,6 +111,9 @@ impl<'a> Accused<'a> {
         {
             return Ok(Some(blame));
         }
+        if let Some(blame) = self.case.inner_bias(equations)? {
+            return Ok(Some(blame));
+        }
         let found = match self.ops {
             (Op::Mlp(s), Op::Mlp(t)) => self.mlp_fault((s, t), stranger, &lost),
             (Op::Attention(s), Op::Attention(t)) => self.attention_fault((s, t), &strangers)?,
@@ -113,13 +135,23 @@ impl<'a> Accused<'a> {
         else {
             return None;
         };
-        let distance = |s: usize| {
-            let (a, b) = (t_keys.row(stranger).value, s_keys.row(s).value);
-            (0..a.len()).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>()
+        // The source row with the same weights; else one that is lost; else the nearest.
+        let (width, mine) = (t_keys.cols() - 1, t_keys.slice(stranger, 1));
+        let rank = |s: usize| {
+            let theirs = s_keys.slice(s, 1);
+            let bare = (mine.columns(0, width), theirs.columns(0, width));
+            let ratio = bare.0.row(0).ratio(&bare.1.row(0), UNITS);
+            let scales = |factor: f64| self.writes.0.homogeneous && factor > 0.0;
+            let same = bare.0.row(0).equals(&bare.1.row(0), Ratio::ONE, UNITS)
+                || ratio.is_some_and(|ratio| scales(ratio.factor));
+            let known = !lost.is_empty() && !lost.contains(&s);
+            let distance = (&mine.value - &theirs.value).mapv(|d| d * d).sum();
+            (!same, known, distance)
         };
-        let nearest = (0..s_keys.rows()).min_by(|a, b| {
-            let prefer = |s: &usize| !lost.is_empty() && !lost.contains(s);
-            prefer(a).cmp(&prefer(b)).then(distance(a.to_owned()).total_cmp(&distance(*b)))
+        let ranks: Vec<(bool, bool, f64)> = (0..s_keys.rows()).map(rank).collect();
+        let nearest = (0..ranks.len()).min_by(|a, b| {
+            let (a, b) = (ranks[*a], ranks[*b]);
+            (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2))
         })?;
         let first = |m: &'a Mlp| m.gate.as_ref().unwrap_or(&m.up);
         let rows = (s_keys.slice(nearest, 1), t_keys.slice(stranger, 1));
@@ -134,83 +166,6 @@ impl<'a> Accused<'a> {
         row_fault(self.readers, (&mlps.0.up, &mlps.1.up), (&rows.0, &rows.1), stranger)
     }
 
-    fn attention_fault(
-        &self,
-        attentions: (&'a Attention, &'a Attention),
-        strangers: &[usize],
-    ) -> Result<Option<Blame<'a>>> {
-        let (s, t) = attentions;
-        let Some(channel) = strangers.first() else { return Ok(None) };
-        let head = channel / t.head_dim;
-        let group = (s.heads / s.kv_heads, t.heads / t.kv_heads);
-        let queries = (self.readers.0.fold(&s.query)?, self.readers.1.fold(&t.query)?);
-        let keys = (self.readers.0.fold(&s.key)?, self.readers.1.fold(&t.key)?);
-        let mine = patterns(t, &queries.1, &keys.1);
-        let theirs = patterns(s, &queries.0, &keys.0);
-        let same = theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS));
-        if let Some(partner) = same {
-            // The pattern is known: the values differ.
-            let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
-            let (s_row, t_row) = (
-                value_rows(s)[partner * s.head_dim + (channel % t.head_dim).min(s.head_dim - 1)],
-                value_rows(t)[*channel],
-            );
-            let weight_alone =
-                |folded: &Bounded, row: usize| folded.slice(row, 1).beside(&Bounded::zeros(1, 1));
-            let rows =
-                (weight_alone(&values.0.weight, s_row), weight_alone(&values.1.weight, t_row));
-            return Ok(row_fault(self.readers, (&s.value, &t.value), (&rows.0, &rows.1), t_row));
-        }
-        // Rows of a head with bias and logit scale, to be compared as they stand.
-        let rows = |folded: &super::reader::Folded, at: usize, size: usize, scale: f64| {
-            folded.joined().slice(at * size, size).times(scale)
-        };
-        let query = rows(&queries.1, head, t.head_dim, t.scale);
-        let key = rows(&keys.1, head / group.1, t.head_dim, 1.0);
-        let wrong = |a: &Bounded, b: &Bounded| {
-            let size = a.rows().min(b.rows());
-            Residual::of(&a.slice(0, size), &b.slice(0, size), self.readers.0.shared).wrong
-        };
-        let query_of = |h: usize| rows(&queries.0, h, s.head_dim, s.scale);
-        let key_of = |h: usize| rows(&keys.0, h, s.head_dim, 1.0);
-        let q_near = (0..s.heads).min_by_key(|h| wrong(&query, &query_of(*h))).unwrap_or(0);
-        let k_near = (0..s.kv_heads).min_by_key(|h| wrong(&key, &key_of(*h))).unwrap_or(0);
-        let (q_wrong, k_wrong) = (wrong(&query, &query_of(q_near)), wrong(&key, &key_of(k_near)));
-        let swapped = wrong(&query, &key_of(k_near).times(s.scale)).min(
-            (0..s.kv_heads).map(|h| wrong(&query, &key_of(h).times(s.scale))).min().unwrap_or(0),
-        ) == 0;
-        let blame_rows = |linears, a: Bounded, b: Bounded, first: usize| {
-            (0..a.rows().min(b.rows())).find_map(|r| {
-                row_fault(self.readers, linears, (&b.slice(r, 1), &a.slice(r, 1)), first + r)
-            })
-        };
-        let at_query = head * t.head_dim;
-        let at_key = head / group.1 * t.head_dim;
-        if q_wrong == 0 && k_wrong == 0 && q_near / group.0 != k_near {
-            let cause = format!(
-                "query head {head} is the source's query head {q_near}, which reads key/value \
-                 head {}, but here it reads a copy of {k_near}: heads are tiled across groups",
-                q_near / group.0
-            );
-            let expected = (0..s.heads).find(|h| h / group.0 == k_near).unwrap_or(0);
-            let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
-            return Ok(found.map(|blame| Blame { cause: Some(cause), ..blame }));
-        }
-        if k_wrong == 0 || (q_wrong > 0 && (swapped || q_wrong <= k_wrong)) {
-            let expected = match k_wrong {
-                0 => (k_near * group.0..(k_near + 1) * group.0)
-                    .min_by_key(|h| wrong(&query, &query_of(*h)))
-                    .unwrap_or(q_near),
-                _ => q_near,
-            };
-            let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
-            let cause = swapped.then(|| "query and key are swapped".to_string());
-            return Ok(found.map(|blame| Blame { cause: cause.or(blame.cause), ..blame }));
-        }
-        let expected = key_of(q_near / group.0);
-        Ok(blame_rows((&s.key, &t.key), key, expected, at_key))
-    }
-
     fn bias_fault(&self, residual: &Residual) -> Result<Verdict<'a>> {
         let (s_out, t_out) = (writer(self.ops.0), writer(self.ops.1));
         let blame = |t: &'a Linear, s: &'a Linear, cause| {
@@ -220,7 +175,7 @@ impl<'a> Accused<'a> {
             Blame { tensor, source_tensor, at, residual: residual.clone(), cause }
         };
         let cause = if residual.got == 0.0 {
-            Some("the bias is not expanded there".to_string())
+            Some(NOT_EXPANDED.to_string())
         } else {
             constant_ratio(residual, &[])
         };
@@ -230,29 +185,11 @@ impl<'a> Accused<'a> {
             if let Some(blame) = norm_fault(self.readers, 1.0)? {
                 return Ok((BIAS, blame));
             }
-            if let Some(found) = self.value_bias_fault(s, t)? {
+            if let Some(found) = value_bias_fault(self.readers, (&s.value, &t.value))? {
                 return Ok((BIAS, found));
             }
         }
         Ok((BIAS, blame(t_out, s_out, cause)))
-    }
-
-    /// A value row that is a source row with another bias.
-    fn value_bias_fault(&self, s: &'a Attention, t: &'a Attention) -> Result<Option<Blame<'a>>> {
-        let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
-        let rows = (values.0.joined(), values.1.joined());
-        for row in 0..rows.1.rows() {
-            let mine = values.1.weight.row(row);
-            let partner = (0..rows.0.rows())
-                .find(|of| mine.equals(&values.0.weight.row(*of), Ratio::ONE, UNITS));
-            let Some(of) = partner else { continue };
-            let pair = (rows.0.slice(of, 1), rows.1.slice(row, 1));
-            let found = row_fault(self.readers, (&s.value, &t.value), (&pair.0, &pair.1), row);
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
     }
 
     /// The output biases alone, without what the value bias adds.
@@ -284,14 +221,30 @@ fn fan_out_fault<'a>(ops: (&'a Op, &'a Op), equations: &Equations) -> Blame<'a> 
 }
 
 /// Who is to blame where a sublayer that stands alone writes something.
-pub(super) fn alone<'a>(op: &'a Op, equations: &Equations) -> Verdict<'a> {
-    if !equations.fan_out.holds() || !equations.agreement.holds() {
-        return (NOTHING, fan_out_fault((op, op), equations));
+pub(super) fn alone<'a>(
+    (reader, op): Half<'a>,
+    equations: &Equations,
+    case: &Case<'a>,
+) -> Result<Verdict<'a>> {
+    if !equations.inside_holds() {
+        let blame = if equations.has_lone_channel() { case.inner_bias(equations)? } else { None };
+        let blame = match blame {
+            Some(blame) => Some(blame),
+            None => uneven_norm(reader)?,
+        };
+        return Ok((NOTHING, blame.unwrap_or_else(|| fan_out_fault((op, op), equations))));
+    }
+    if let (Op::Attention(attention), Some(without)) = (op, case.without(Part::Value)?)
+        && without.bias.holds()
+        && let linears = (&attention.value, &attention.value)
+        && let Some(blame) = value_bias_fault((reader, reader), linears)?
+    {
+        return Ok((NOTHING, blame));
     }
     let out = writer(op);
     let tensor: &Lens = out.bias.as_ref().unwrap_or(&out.weight);
     let residual = equations.bias.clone();
     let cause = Some("a bias is left in an inserted block".to_string());
     let at = (residual.worst.0, 0);
-    (NOTHING, Blame { tensor, source_tensor: tensor, at, residual, cause })
+    Ok((NOTHING, Blame { tensor, source_tensor: tensor, at, residual, cause }))
 }

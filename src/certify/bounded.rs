@@ -131,6 +131,14 @@ impl Bounded {
         }
     }
 
+    /// These rows, in this order.
+    pub fn pick(&self, rows: &[usize]) -> Bounded {
+        Bounded {
+            value: self.value.select(Axis(0), rows),
+            variance: self.variance.select(Axis(0), rows),
+        }
+    }
+
     /// The columns from `first` on, `count` of them.
     pub fn columns(&self, first: usize, count: usize) -> Bounded {
         let range = ndarray::s![.., first..first + count];

@@ -32,6 +32,16 @@ impl Certificate {
     pub fn proves_lossless(&self) -> bool {
         self.equations > 0 && self.failures.is_empty() && self.unknown.is_empty()
     }
+
+    /// Whether all equations but those of ε hold: the two models are equal up to what a wrong ε
+    /// makes of them.
+    pub fn only_epsilon_fails(&self) -> bool {
+        let epsilon = |failure: &Failure| failure.reach == Reach::Epsilon;
+        self.equations > 0
+            && self.unknown.is_empty()
+            && !self.failures.is_empty()
+            && self.failures.iter().all(epsilon)
+    }
 }
 
 /// A map between two activation spaces.

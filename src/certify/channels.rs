@@ -215,8 +215,16 @@ impl Equations {
     }
 
     /// Whether all but that of the constant hold.
-    fn inside_holds(&self) -> bool {
+    pub fn inside_holds(&self) -> bool {
         self.fan_out.holds() && self.agreement.holds()
+    }
+
+    /// Whether an expanded or source channel is the only one of its group, and that is wrong.
+    pub fn has_lone_channel(&self) -> bool {
+        let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+        let members = self.groups.source.iter().chain(&self.groups.expanded).flatten();
+        members.for_each(|(group, _)| *sizes.entry(*group).or_default() += 1);
+        self.wrong_groups.iter().any(|group| sizes.get(group) == Some(&1))
     }
 
     /// Every equation.

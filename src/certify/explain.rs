@@ -6,6 +6,7 @@ use super::reader::Reader;
 use super::squares::Residual;
 use crate::error::Result;
 use crate::model::{Lens, Linear, Norm};
+use std::collections::BTreeMap;
 
 /// A tensor that is wrong by itself, and where.
 pub(super) struct Blame<'a> {
@@ -105,6 +106,33 @@ fn vector_fault<'a>(
     Ok(Some(Blame { tensor: t, source_tensor: s, at, residual, cause }))
 }
 
+/// Whether a norm treats copies of one channel differently, or has a bias where no channel is: so
+/// it is wrong by itself, with nothing to hold it against.
+pub(super) fn uneven_norm<'a>(reader: &Reader<'a>) -> Result<Option<Blame<'a>>> {
+    let (Some(norm), Some((map, _))) = (reader.norm, reader.through) else { return Ok(None) };
+    for lens in norm.lenses() {
+        let got = reader.side.read(lens)?;
+        let mut even = Bounded::zeros(got.rows(), 1);
+        let mut first = BTreeMap::new();
+        for (i, entry) in map.entries.iter().enumerate() {
+            let like = match entry {
+                Entry::Copy { of, .. } => *first.entry(of).or_insert(i),
+                Entry::Mean | Entry::Zero if norm.weight.as_ref() == Some(lens) => i,
+                Entry::Mean | Entry::Zero => continue,
+            };
+            even.value[[i, 0]] = got.value[[like, 0]];
+            even.variance[[i, 0]] = got.variance[[like, 0]];
+        }
+        let residual = Residual::of(&got, &even, 0.0);
+        if !residual.holds() {
+            let cause = Some("copies of one channel must have one value, others none".to_string());
+            let at = residual.worst;
+            return Ok(Some(Blame { tensor: lens, source_tensor: lens, at, residual, cause }));
+        }
+    }
+    Ok(None)
+}
+
 fn unsigned(entry: &Entry) -> Entry {
     match entry {
         Entry::Copy { of, .. } => Entry::Copy { of: *of, sign: 1.0 },
@@ -150,6 +178,7 @@ pub(super) fn row_fault<'a>(
     };
     let (tensor, source_tensor, col) =
         pair.unwrap_or((&linears.1.weight, &linears.0.weight, channel(column.min(width - 1))));
-    let cause = constant_ratio(&residual, &[]);
+    // A single number is always some multiple of another.
+    let cause = constant_ratio(&residual, &[]).filter(|_| residual.entries > 1);
     Some(Blame { tensor, source_tensor, at: (row, col), residual, cause })
 }

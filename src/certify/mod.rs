@@ -20,6 +20,7 @@
 
 mod agreement;
 mod align;
+mod attention_blame;
 mod blame;
 mod bounded;
 mod certificate;
@@ -36,6 +37,7 @@ mod side;
 mod squares;
 mod stream;
 mod sublayer;
+mod suspect;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 

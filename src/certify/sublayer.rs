@@ -9,6 +9,7 @@ use super::reader::{Reader, reader_alone, readers};
 use super::side::{Side, unit};
 use super::squares::{Ledger, Place, Residual, failure};
 use super::stream::eta_squared;
+use super::suspect::Case;
 use crate::checkpoint::Dtype;
 use crate::error::Result;
 use crate::model::{Branch, Lens, Linear, Norm, Op, Sublayer};
@@ -77,7 +78,9 @@ impl<'a> Network<'a> {
         if found.hold() {
             return Ok(());
         }
-        let accused = Accused { readers, ops: (&source.op, &expanded.op), writes: (&s, &t) };
+        let halves = (Some((readers.0, &source.op)), Some((readers.1, &expanded.op)));
+        let case = Case { halves, map, modulo_one: self.layer_norm };
+        let accused = Accused { readers, ops: (&source.op, &expanded.op), writes: (&s, &t), case };
         ledger.fail(told(accused.blame(&found)?, place));
         Ok(())
     }
@@ -119,7 +122,10 @@ impl<'a> Network<'a> {
             if found.hold() {
                 found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
             } else {
-                ledger.fail(told(alone(&branch.op, &found), place));
+                let half = (&reader, &branch.op);
+                let halves = if expanded { (None, Some(half)) } else { (Some(half), None) };
+                let case = Case { halves, map, modulo_one: self.layer_norm };
+                ledger.fail(told(alone(half, &found, &case)?, place));
             }
         }
         Ok(ledger)

@@ -15,7 +15,7 @@ pub enum Verdict {
     Undecided,
 }
 
-/// How exactly the equations of a lossless pair hold.
+/// How exactly the equations hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Detail {
@@ -23,6 +23,9 @@ pub enum Detail {
     Exact,
     /// Every residual is explained by the rounding of the stored weights.
     ToStorageRounding,
+    /// Not lossless, but all equations hold except those of ε: the models differ only where a
+    /// variance is so small that ε counts.
+    EpsLimited,
 }
 
 /// What a verdict rests on.
@@ -55,6 +58,9 @@ pub(super) fn decide(
     witness: bool,
     resolution: Option<f64>,
 ) -> Decision {
+    let detail = certificate.only_epsilon_fails().then_some(Detail::EpsLimited);
+    let not_lossless =
+        |evidence| Decision { verdict: Verdict::NotLossless, detail, evidence: Some(evidence) };
     if witness {
         return not_lossless(Evidence::Witness);
     }
@@ -76,10 +82,6 @@ pub(super) fn decide(
         return not_lossless(Evidence::Equation);
     }
     Decision { verdict: Verdict::Undecided, detail: None, evidence: None }
-}
-
-fn not_lossless(evidence: Evidence) -> Decision {
-    Decision { verdict: Verdict::NotLossless, detail: None, evidence: Some(evidence) }
 }
 
 #[cfg(test)]
@@ -146,6 +148,7 @@ mod tests {
         assert_eq!(decision.evidence, Some(Evidence::Equation));
         let decision = decide(&fails(0.9, Reach::Epsilon), false, None);
         assert_eq!(decision.evidence, Some(Evidence::Equation));
+        assert_eq!(decision.detail, Some(Detail::EpsLimited));
     }
 
     #[test]
@@ -157,6 +160,7 @@ mod tests {
         let mut beside_unseen = fails(0.5, Reach::Any);
         beside_unseen.failures.extend(epsilon.failures);
         assert_eq!(decide(&beside_unseen, false, Some(1e-6)).verdict, Verdict::Undecided);
+        assert_eq!(decide(&beside_unseen, true, Some(1e-6)).detail, None);
     }
 
     #[test]

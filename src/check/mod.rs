@@ -7,12 +7,14 @@
 
 mod compatible;
 mod decide;
+mod eps;
 mod image_map;
 mod probes;
 mod sample;
 mod witness;
 
 pub use decide::{Detail, Evidence, Verdict};
+pub use eps::EpsLimit;
 pub use probes::{Probe, random_image};
 pub use witness::{Effect, Witness};
 
@@ -31,7 +33,7 @@ pub const MEASURED_UP_TO: u64 = 50_000_000;
 pub struct Check {
     /// The answer.
     pub verdict: Verdict,
-    /// How exactly the equations hold; only for [`Verdict::Lossless`].
+    /// How exactly the equations hold, where all do, or all but those of ε.
     pub detail: Option<Detail>,
     /// What the verdict rests on; `None` where it is undecided.
     pub evidence: Option<Evidence>,
@@ -48,6 +50,8 @@ pub struct Check {
     pub forward_resolution: Option<f64>,
     /// How many inputs were tried in search of a witness.
     pub inputs_tried: usize,
+    /// Where only ε conditions fail: how much they can matter.
+    pub eps_limits: Vec<EpsLimit>,
     /// For a lossless pair of at most [`MEASURED_UP_TO`] weights: how far its outputs are apart.
     pub effect: Option<Effect>,
 }
@@ -118,6 +122,7 @@ pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> 
         effect = witness::effect(pair.0, pair.1)?;
         doubt(&mut certificate, &mut found, pair)?;
     }
+    let eps_limits = eps::limits(&certificate, pair.1)?;
     let decision = decide::decide(&certificate, found.witness.is_some(), found.resolution);
     Ok(Check {
         verdict: decision.verdict,
@@ -129,6 +134,7 @@ pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> 
         witness: found.witness,
         forward_resolution: found.resolution,
         inputs_tried: found.inputs,
+        eps_limits,
         effect,
     })
 }

@@ -7,8 +7,8 @@ use super::protect::refuse_report;
 use crate::check::{Verdict, check};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Result, printable};
-use crate::report::Report;
-use clap::Args;
+use crate::report::{Demands, Report};
+use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -27,12 +27,22 @@ pub(super) struct CheckArguments {
     /// Also fail what is equal only to the rounding of the stored weights
     #[arg(long)]
     strict: bool,
+    /// Also pass what is equal but for the ε of norms
+    #[arg(long, value_enum, conflicts_with = "strict")]
+    allow: Option<Allowed>,
     /// The source's configuration, if it is not found beside the weights
     #[arg(long, value_name = "FILE")]
     source_config: Option<PathBuf>,
     /// The expanded model's configuration, if it is not found beside the weights
     #[arg(long, value_name = "FILE")]
     expanded_config: Option<PathBuf>,
+}
+
+/// What may pass though it is not lossless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Allowed {
+    /// Only the ε of norms is wrong: the report says by how much that can matter
+    EpsLimited,
 }
 
 impl CheckArguments {
@@ -63,7 +73,11 @@ pub(super) fn run(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
     drop(progress);
     check.source.config = arguments.source_config;
     check.expanded.config = arguments.expanded_config;
-    let report = Report::new(check, arguments.strict, start.elapsed().as_secs_f64());
+    let demands = Demands {
+        strict: arguments.strict,
+        allow_eps_limited: arguments.allow == Some(Allowed::EpsLimited),
+    };
+    let report = Report::new(check, demands, start.elapsed().as_secs_f64());
     sink.write(&match arguments.format {
         Format::Text => report.text(),
         Format::Json => report.json(),
@@ -73,6 +87,10 @@ pub(super) fn run(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
         let strict = match report.verdict == Verdict::Lossless && !report.passed {
             true => "; --strict: failed",
             false => "",
+        };
+        let strict = match report.verdict == Verdict::NotLossless && report.passed {
+            true => "; --allow eps-limited: passed",
+            false => strict,
         };
         to_stdout(&format!("{}{strict} (report: {})\n", report.headline(), printable(&path)))?;
     }

@@ -2,7 +2,7 @@
 //!
 //! | exit code | meaning |
 //! | --- | --- |
-//! | 0 | lossless; or the command did what it was asked |
+//! | 0 | lossless; with `--allow eps-limited` also equal but for ε; or the command did as asked |
 //! | 1 | not lossless; with `--strict` also lossless to storage rounding only |
 //! | 2 | wrong usage |
 //! | 3 | undecided, not implemented, or an expansion that cannot be lossless |

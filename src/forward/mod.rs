@@ -14,11 +14,13 @@ mod noise;
 mod norm;
 mod ops;
 mod real;
+mod variances;
 mod weights;
 
 pub use input::Input;
 pub use noise::{Noise, storage_noise};
 pub use real::Real;
+pub use variances::smallest_variances;
 pub use weights::{Perturbation, Weights};
 
 use crate::checkpoint::Checkpoint;

@@ -12,7 +12,8 @@ use ndarray::{Array1, Array2, ArrayViewMut1, Axis};
 pub(super) fn normalise<R: Real>(weights: &Weights, norm: &Norm, x: &mut Array2<R>) -> Result<()> {
     let eps = R::from_f64(norm.eps);
     for row in x.axis_iter_mut(Axis(0)) {
-        standardise(row, norm.kind, eps);
+        let variance = standardise(row, norm.kind, eps);
+        weights.met(norm.eps, || variance.to_f64());
     }
     if let Some(weight) = &norm.weight {
         let offset = R::from_f64(norm.offset);
@@ -26,8 +27,8 @@ pub(super) fn normalise<R: Real>(weights: &Weights, norm: &Norm, x: &mut Array2<
 }
 
 /// `(x − mean)/sqrt(variance + ε)`, or `x/sqrt(mean square + ε)`. Two passes: the mean first, then
-/// the mean square of what is left, so that a large mean does not cancel.
-fn standardise<R: Real>(mut row: ArrayViewMut1<R>, kind: NormKind, eps: R) {
+/// the mean square of what is left, so that a large mean does not cancel. Gives that mean square.
+fn standardise<R: Real>(mut row: ArrayViewMut1<R>, kind: NormKind, eps: R) -> R {
     let count = R::from_f64(row.len() as f64);
     if kind == NormKind::Layer {
         let mean = row.sum() / count;
@@ -36,6 +37,7 @@ fn standardise<R: Real>(mut row: ArrayViewMut1<R>, kind: NormKind, eps: R) {
     let mean_square = row.iter().map(|&value| value * value).sum::<R>() / count;
     let deviation = (mean_square + eps).sqrt();
     row.mapv_inplace(|value| value / deviation);
+    mean_square
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Reading weights, as they are stored or with a small random change to each.
 
 use super::Real;
+use super::variances::Smallest;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use crate::model::Lens;
@@ -26,17 +27,30 @@ pub struct Perturbation {
 pub struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     perturbation: Option<Perturbation>,
+    smallest: Option<&'a Smallest>,
 }
 
 impl<'a> Weights<'a> {
     /// The weights as they are stored.
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
-        Weights { checkpoint, perturbation: None }
+        Weights { checkpoint, perturbation: None, smallest: None }
     }
 
     /// The weights, each changed a little.
     pub fn perturbed(checkpoint: &'a Checkpoint, perturbation: Perturbation) -> Self {
-        Weights { checkpoint, perturbation: Some(perturbation) }
+        Weights { perturbation: Some(perturbation), ..Weights::new(checkpoint) }
+    }
+
+    /// The same, and norms note in `smallest` what variances they meet.
+    pub(super) fn watched(self, smallest: &'a Smallest) -> Self {
+        Weights { smallest: Some(smallest), ..self }
+    }
+
+    /// Notes the variance that a norm with `eps` has met, if someone wants to know.
+    pub(super) fn met(&self, eps: f64, variance: impl FnOnce() -> f64) {
+        if let Some(smallest) = self.smallest {
+            smallest.met(eps, variance());
+        }
     }
 
     /// Where they are stored.

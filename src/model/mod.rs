@@ -12,7 +12,10 @@ mod tree;
 
 pub use families::{Catalog, Family, family_of};
 pub use lens::{Dim, Lens};
-use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_architecture};
+use parts::{
+    Image, ImageNames, class_count, configure_encoder, encoder_sizes, head_size, is_architecture,
+    pair_or, square,
+};
 pub use relative::RelativeBias;
 pub use tree::*;
 

@@ -11,7 +11,9 @@ mod text;
 mod wording;
 
 pub use shell::shell_path;
-pub use summary::{EffectSummary, Ignored, ModelSummary, SizeSummary, WitnessSummary};
+pub use summary::{
+    EffectSummary, EpsLimitSummary, Ignored, ModelSummary, SizeSummary, WitnessSummary,
+};
 
 use crate::certify::{Failure, MapInWords, Unknown};
 use crate::check::{Check, Detail, Evidence, Verdict};
@@ -30,13 +32,17 @@ pub struct Report {
     pub version: &'static str,
     /// `lossless`, `not_lossless` or `undecided`.
     pub verdict: Verdict,
-    /// `exact` or `to_storage_rounding`, where lossless.
+    /// `exact` or `to_storage_rounding`, where lossless; `eps_limited` where only ε conditions
+    /// fail.
     pub detail: Option<Detail>,
     /// What the verdict rests on: `proof`, `witness`, `equation`; `null` where undecided.
     pub evidence: Option<Evidence>,
     /// Whether exactness to the last bit was asked for.
     pub strict: bool,
-    /// Whether the check passes: lossless, and exact where that was asked for.
+    /// Whether a pair that is equal but for ε was to pass (`--allow eps-limited`).
+    pub eps_limited_allowed: bool,
+    /// Whether the check passes: lossless, and exact where that was asked for; or equal but for ε
+    /// where that was allowed.
     pub passed: bool,
     /// The small model.
     pub source: ModelSummary,
@@ -62,6 +68,8 @@ pub struct Report {
     pub inputs_tried: usize,
     /// Smallest error of outputs, relative to their spread, that these inputs could have shown.
     pub forward_resolution: Option<f64>,
+    /// Where only ε conditions fail: how much they can matter.
+    pub eps_limits: Vec<EpsLimitSummary>,
     /// How far the outputs of a lossless pair are apart, as measured; `null` where it was not.
     pub effect: Option<EffectSummary>,
     /// Stored tensors that are no parameters and were not judged.
@@ -70,11 +78,25 @@ pub struct Report {
     pub seconds: f64,
 }
 
+/// What a check must show to pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demands {
+    /// Exactness to the last bit.
+    pub strict: bool,
+    /// Whether ε conditions may fail, as long as nothing else does.
+    pub allow_eps_limited: bool,
+}
+
 impl Report {
-    /// The report of a check that took `seconds`; `strict` asks for exactness to the last bit.
-    pub fn new(check: Check, strict: bool, seconds: f64) -> Self {
-        let exact = check.detail == Some(Detail::Exact);
-        let passed = check.verdict == Verdict::Lossless && (exact || !strict);
+    /// The report of a check that took `seconds`, judged by `demands`.
+    pub fn new(check: Check, demands: Demands, seconds: f64) -> Self {
+        let Demands { strict, allow_eps_limited } = demands;
+        let passed = match check.detail {
+            Some(Detail::Exact) => true,
+            Some(Detail::ToStorageRounding) => !strict,
+            Some(Detail::EpsLimited) => allow_eps_limited && !strict,
+            None => false,
+        };
         let witness = check.witness.as_ref().map(|witness| WitnessSummary::new(witness, &check));
         let (source, expanded) = (check.source, check.expanded);
         Report {
@@ -84,6 +106,7 @@ impl Report {
             detail: check.detail,
             evidence: check.evidence,
             strict,
+            eps_limited_allowed: allow_eps_limited,
             passed,
             source: ModelSummary::new(&source),
             expanded: ModelSummary::new(&expanded),
@@ -97,6 +120,7 @@ impl Report {
             witness,
             inputs_tried: check.inputs_tried,
             forward_resolution: check.forward_resolution,
+            eps_limits: check.eps_limits.into_iter().map(EpsLimitSummary::from).collect(),
             effect: check.effect.map(EffectSummary::from),
             ignored_buffers: Ignored { source: source.buffers, expanded: expanded.buffers },
             seconds,

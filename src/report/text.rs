@@ -4,7 +4,7 @@
 //! difference in units of rounding; the likely cause; a witness; how to replay it.
 
 use super::wording::{count, figure, full, plural};
-use super::{ModelSummary, Report, WitnessSummary};
+use super::{EpsLimitSummary, ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
 use crate::check::{Detail, Evidence, Verdict};
 use crate::error::printable;
@@ -21,6 +21,10 @@ pub(super) fn headline(report: &Report) -> String {
         Verdict::Lossless => format!(
             "lossless: for every input, {expanded} computes what {source} computes, to the \
              rounding of its stored weights"
+        ),
+        Verdict::NotLossless if report.detail == Some(Detail::EpsLimited) => format!(
+            "not lossless (eps-limited): {expanded} computes what {source} computes up to a wrong \
+             ε of its norms"
         ),
         Verdict::NotLossless => {
             format!("not lossless: {expanded} does not compute what {source} computes")
@@ -107,6 +111,11 @@ fn otherwise(report: &Report, lines: &mut Lines) {
         failure(root, lines);
     }
     evidence(report, lines);
+    report.eps_limits.iter().for_each(|limit| eps_limit(limit, lines));
+    if report.passed {
+        lines.plain("");
+        lines.plain("--allow eps-limited: passed, since all equations but those of ε hold");
+    }
     let behind: Vec<&Failure> = failures.collect();
     if !behind.is_empty() {
         lines.plain("");
@@ -130,6 +139,30 @@ fn otherwise(report: &Report, lines: &mut Lines) {
         more(report.unknowns.len(), lines);
     }
     lines.plain("");
+}
+
+/// How much a wrong ε can matter.
+fn eps_limit(limit: &EpsLimitSummary, lines: &mut Lines) {
+    let EpsLimitSummary { field, right, got, smallest_variance, change, bound, inputs } = limit;
+    lines.add("size", format!("with `{field}` = {} all equations would hold", full(*right)));
+    lines.add(
+        "",
+        format!(
+            "at variance v, norms write |sqrt((v + {})/(v + {})) - 1| of it too much or too little",
+            figure(*right),
+            figure(*got)
+        ),
+    );
+    lines.add(
+        "",
+        format!(
+            "that is {} at the smallest variance on {}, {}; at most {}, at v = 0",
+            figure(*change),
+            plural(*inputs as u64, "input", "inputs"),
+            figure(*smallest_variance),
+            figure(*bound)
+        ),
+    );
 }
 
 fn more(all: usize, lines: &mut Lines) {

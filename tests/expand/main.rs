@@ -64,6 +64,7 @@ fn llama_targets(model: &Model) -> Vec<(&'static str, Target)> {
         head_dim: Some(3 * sizes.head_dim),
         intermediate: Some(sizes.intermediate + 7),
         layers: Some(sizes.layers + 2),
+        experts: None,
     };
     vec![
         ("indivisible", Target { hidden, ..keep() }),
@@ -105,7 +106,7 @@ fn new_layers_of_both_types_add_nothing() {
             kv_heads: (sizes.heads != sizes.kv_heads).then_some(2 * sizes.heads + 2),
             intermediate: Some(2 * sizes.intermediate),
             layers: Some(sizes.layers + 3),
-            head_dim: None,
+            ..Target::default()
         };
         for new_layers in [NewLayers::Zero, NewLayers::Cancel] {
             for insert_after in [None, Some(vec![0, sizes.layers, 1])] {

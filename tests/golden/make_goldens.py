@@ -2,6 +2,7 @@
 """Write the golden test data next to this file.
 
     python tests/golden/make_goldens.py          # rewrite every case, then check all of it
+    python tests/golden/make_goldens.py --only vit-hf  # rewrite only these, then check all of it
     python tests/golden/make_goldens.py --check  # only re-check the files that are there (needs only numpy and safetensors)
 
 Each case is a folder with
@@ -17,6 +18,7 @@ independent numpy implementation (bottom of this file), which must agree to 1e-1
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -29,8 +31,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
-
-import t5
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-12
@@ -127,7 +127,6 @@ CASES = {
         config=dict(img_size=12, patch_size=4, embed_dim=16, depth=3, num_heads=4, mlp_ratio=2,
                     num_classes=7, qkv_bias=False)),
 }
-CASES.update(t5.CASES)
 TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
 
 
@@ -141,7 +140,7 @@ def remove_float32():
     import torch.nn.functional as F
     from transformers.models.llama import modeling_llama
 
-    # 1. Eager attention of Llama and ViT: softmax(scores, dtype=torch.float32).
+    # 1. Eager attention of Llama, ViT and DeiT: softmax(scores, dtype=torch.float32).
     softmax = F.softmax
 
     def softmax_same_dtype(input, dim=None, _stacklevel=3, dtype=None):
@@ -170,7 +169,7 @@ def remove_float32():
 
     modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters = staticmethod(inverse_frequencies)
     modeling_llama.LlamaRotaryEmbedding.forward = torch.no_grad()(rotary)
-    t5.remove_float32()
+    importlib.import_module("t5").remove_float32()
 
 
 def float64_only():
@@ -224,8 +223,8 @@ def make_inputs(name, case):
     rng = rng_for(name, "inputs")
     inputs = []
     for spec in case["inputs"]:
-        if isinstance(spec, int):  # an image of this size
-            pixels = rng.standard_normal((3, spec, spec))
+        if not isinstance(spec, dict):  # an image of this size
+            pixels = rng.standard_normal((3, spec, spec) if isinstance(spec, int) else spec)
             inputs.append({"pixels": pack(pixels)})
             continue
         length, pad = spec["length"], spec["pad"]
@@ -264,9 +263,17 @@ def run(model, entry):
             result = model(pixels)
         else:
             result = model(**{key: torch.tensor([value]) for key, value in entry.items()})
+        if hasattr(model, "head_dist"):  # timm returns the mean of both heads
+            features = model.forward_features(pixels)
+            both = {"cls_logits": model.head(features[:, 0]), "distillation_logits": model.head_dist(features[:, 1])}
+            assert torch.equal(result, (both["cls_logits"] + both["distillation_logits"]) / 2)
+            result = both
     if isinstance(result, torch.Tensor):  # timm
-        result = {"logits": result}
-    names = [n for n in ("logits", "last_hidden_state", "pooler_output") if result.get(n) is not None]
+        result = {"logits" if model.num_classes else "features": result}
+    names = ("logits", "last_hidden_state", "pooler_output", "cls_logits", "distillation_logits")
+    names = [n for n in (*names, "features") if result.get(n) is not None]
+    if "cls_logits" in names:  # `logits` are the mean of the two
+        names = [n for n in names if n != "logits"]
     return {n: pack(result[n][0].numpy()) for n in names}
 
 
@@ -276,7 +283,7 @@ def build(case, config):
     import transformers
 
     if case["cls"] == "timm":
-        return timm.create_model(TIMM_ARCHITECTURE, pretrained=False, **config).double().eval()
+        return timm.create_model(case.get("architecture", TIMM_ARCHITECTURE), pretrained=False, **config).double().eval()
     cls = getattr(transformers, case["cls"])
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
@@ -348,7 +355,7 @@ def make(only):
     }
     print(versions)
     for name, case in CASES.items():
-        if not name.startswith(only):
+        if only and name not in only:
             continue
         folder = HERE / name
         folder.mkdir(exist_ok=True)
@@ -517,48 +524,14 @@ def patches(pixels, size):
     return grid.reshape(-1, c * size * size)
 
 
-def numpy_vit(c, w, entry):
-    head = "classifier.weight" in w
-    w = strip(w, "vit.")
-    act, eps, heads = ACTIVATIONS[c["hidden_act"]], c["layer_norm_eps"], c["num_attention_heads"]
-    kernel = w["embeddings.patch_embeddings.projection.weight"]
-    x = patches(unpack(entry["pixels"]), c["patch_size"]) @ kernel.reshape(len(kernel), -1).T
-    x = x + w["embeddings.patch_embeddings.projection.bias"]
-    x = np.concatenate([w["embeddings.cls_token"][0], x]) + w["embeddings.position_embeddings"][0]
-    allowed = np.ones((len(x), len(x)), dtype=bool)
-    for i in range(c["num_hidden_layers"]):
-        p = f"encoder.layer.{i}"
-        y = layer_norm(x, w, f"{p}.layernorm_before", eps)
-        q, k, v = (linear(y, w, f"{p}.attention.attention.{n}") for n in ("query", "key", "value"))
-        a = attention(q, k, v, heads, heads, (c["hidden_size"] // heads) ** -0.5, allowed)
-        x = x + linear(a, w, f"{p}.attention.output.dense")
-        y = layer_norm(x, w, f"{p}.layernorm_after", eps)
-        x = x + linear(act(linear(y, w, f"{p}.intermediate.dense")), w, f"{p}.output.dense")
-    x = layer_norm(x, w, "layernorm", eps)
-    if head:
-        return {"logits": linear(x[0], w, "classifier")}
-    assert c["pooler_act"] == "tanh"
-    return {"last_hidden_state": x, "pooler_output": np.tanh(linear(x[0], w, "pooler.dense"))}
+NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert}
 
-
-def numpy_timm(c, w, entry):
-    args, eps = c["model_args"], 1e-6  # timm's ViT uses LayerNorm(eps=1e-6) and gelu (erf)
-    heads, dim = args["num_heads"], args["embed_dim"]
-    kernel = w["patch_embed.proj.weight"]
-    x = patches(unpack(entry["pixels"]), args["patch_size"]) @ kernel.reshape(len(kernel), -1).T
-    x = np.concatenate([w["cls_token"][0], x + w["patch_embed.proj.bias"]]) + w["pos_embed"][0]
-    allowed = np.ones((len(x), len(x)), dtype=bool)
-    for i in range(args["depth"]):
-        p = f"blocks.{i}"
-        q, k, v = np.split(linear(layer_norm(x, w, f"{p}.norm1", eps), w, f"{p}.attn.qkv"), 3, axis=-1)
-        a = attention(q, k, v, heads, heads, (dim // heads) ** -0.5, allowed)
-        x = x + linear(a, w, f"{p}.attn.proj")
-        y = gelu_erf(linear(layer_norm(x, w, f"{p}.norm2", eps), w, f"{p}.mlp.fc1"))
-        x = x + linear(y, w, f"{p}.mlp.fc2")
-    return {"logits": linear(layer_norm(x, w, "norm", eps)[0], w, "head")}
-
-
-NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert, "vit": numpy_vit, "t5": t5.numpy_t5}
+# More families, in files of their own. They use the parts above, whether this file is run or imported.
+sys.modules["make_goldens"] = sys.modules[__name__]
+for module in ("images", "t5"):
+    module = importlib.import_module(module)
+    CASES.update(module.CASES)
+    NUMPY_MODELS.update(module.NUMPY_MODELS)
 
 
 def check():
@@ -569,7 +542,7 @@ def check():
         weights = load_file(folder / "model.safetensors")
         golden = json.loads((folder / "golden.json").read_text())
         assert all(t.dtype == np.float64 for t in weights.values()), name
-        model = NUMPY_MODELS[config["model_type"]] if "model_type" in config else numpy_timm
+        model = NUMPY_MODELS[config.get("model_type", "timm")]
         worst = 0.0
         assert len(golden["inputs"]) == len(golden["outputs"]) == len(CASES[name]["inputs"])
         for entry, expected in zip(golden["inputs"], golden["outputs"]):
@@ -589,7 +562,7 @@ def check():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only re-check the existing files")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="rewrite only the cases whose name begins so")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="rewrite only these cases")
     arguments = parser.parse_args()
     if not arguments.check:
         make(arguments.only)

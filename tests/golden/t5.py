@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from make_goldens import ACTIVATIONS, tokens
+
 T5 = dict(vocab_size=29, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3,
           relative_attention_num_buckets=8, relative_attention_max_distance=12)
 
@@ -11,10 +13,6 @@ T5 = dict(vocab_size=29, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3,
 def pair(length, decoder, pad=0, decoder_pad=0):
     """`length` token ids for the encoder and `decoder` for the decoder, the last ones masked out."""
     return {"length": length, "decoder": decoder, "pad": pad, "decoder_pad": decoder_pad}
-
-
-def tokens(length, pad=0):
-    return {"length": length, "pad": pad, "types": False}
 
 
 # The third has distances beyond `relative_attention_max_distance`.
@@ -140,15 +138,4 @@ def numpy_t5(c, w, entry):
     return {"logits": x @ w.get("lm_head.weight", shared).T}
 
 
-def gelu_erf(x):
-    return 0.5 * x * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2.0)))
-
-
-def gelu_tanh(x):
-    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-
-
-ACTIVATIONS = {
-    "gelu": gelu_erf, "gelu_new": gelu_tanh,
-    "relu": lambda x: np.maximum(x, 0.0), "silu": lambda x: x / (1.0 + np.exp(-x)),
-}
+NUMPY_MODELS = {"t5": numpy_t5}

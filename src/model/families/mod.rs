@@ -2,6 +2,7 @@
 //! [`Model`], and nothing else.
 
 mod bert;
+mod deit;
 mod gpt2;
 mod llama;
 mod t5;
@@ -114,8 +115,16 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-fn families() -> [&'static Family; 6] {
-    [&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM, &t5::T5]
+fn families() -> Vec<&'static Family> {
+    vec![
+        &gpt2::GPT2,
+        &bert::BERT,
+        &llama::LLAMA,
+        &vit::VIT,
+        &vit_timm::VIT_TIMM,
+        &deit::DEIT,
+        &t5::T5,
+    ]
 }
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
@@ -130,22 +139,17 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         }
         None => return Err(config.missing("model_type")),
     };
-    let timm = field == "architecture";
     let known = families();
-    known
-        .iter()
-        .copied()
-        .find(
-            |f| {
-                if timm { f.name == "vit_timm" && name.starts_with("vit_") } else { f.name == name }
-            },
-        )
-        .ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|f| f.name).collect();
-            config
-                .unsupported(field, format!("the family `{name}` is not implemented"))
-                .help(format!("implemented are: {}", names.join(", ")))
-        })
+    let family = match field {
+        "architecture" => "vit_timm",
+        _ => name,
+    };
+    known.iter().copied().find(|known| known.name == family).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+        config
+            .unsupported(field, format!("the family `{name}` is not implemented"))
+            .help(format!("implemented are: {}", names.join(", ")))
+    })
 }
 
 /// The activation that a configuration field names, by Hugging Face's names.

@@ -1,0 +1,165 @@
+//! From heads that match no head of the source to the tensor that is wrong: value, query or key.
+
+use super::blame::Accused;
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::explain::{Blame, row_fault};
+use super::ops::value_rows;
+use super::pattern::patterns;
+use super::reader::{Folded, Reader};
+use super::squares::Residual;
+use super::suspect::with_cause;
+use crate::error::Result;
+use crate::model::{Attention, Linear};
+
+impl<'a> Accused<'a> {
+    /// What is wrong with the first of the `strangers` (value channels of heads).
+    pub(super) fn attention_fault(
+        &self,
+        attentions: (&'a Attention, &'a Attention),
+        strangers: &[usize],
+    ) -> Result<Option<Blame<'a>>> {
+        let (s, t) = attentions;
+        let Some(channel) = strangers.first() else { return Ok(None) };
+        let head = channel / t.head_dim;
+        let queries = (self.readers.0.fold(&s.query)?, self.readers.1.fold(&t.query)?);
+        let keys = (self.readers.0.fold(&s.key)?, self.readers.1.fold(&t.key)?);
+        let mine = patterns(t, &queries.1, &keys.1);
+        let theirs = patterns(s, &queries.0, &keys.0);
+        match theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS)) {
+            Some(partner) => self.value_fault(attentions, *channel, partner),
+            None => Ok(self.pattern_fault(attentions, (&queries, &keys), head)),
+        }
+    }
+
+    /// The pattern is that of the source's head `partner`: the values differ.
+    fn value_fault(
+        &self,
+        (s, t): (&'a Attention, &'a Attention),
+        channel: usize,
+        partner: usize,
+    ) -> Result<Option<Blame<'a>>> {
+        let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
+        let (s_row, t_row) = (
+            value_rows(s)[partner * s.head_dim + channel % t.head_dim % s.head_dim],
+            value_rows(t)[channel],
+        );
+        let weight_alone =
+            |folded: &Bounded, row: usize| folded.slice(row, 1).beside(&Bounded::zeros(1, 1));
+        let rows = (weight_alone(&values.0.weight, s_row), weight_alone(&values.1.weight, t_row));
+        Ok(row_fault(self.readers, (&s.value, &t.value), (&rows.0, &rows.1), t_row))
+    }
+
+    /// The pattern is no source head's: query or key differs.
+    fn pattern_fault(
+        &self,
+        (s, t): (&'a Attention, &'a Attention),
+        (queries, keys): (&(Folded, Folded), &(Folded, Folded)),
+        head: usize,
+    ) -> Option<Blame<'a>> {
+        let group = (s.heads / s.kv_heads, t.heads / t.kv_heads);
+        let (channels, in_place) = (channels(s, t), in_place(s, t));
+        // Rows of a head with bias and logit scale, to be compared as they stand.
+        type Channels<'c> = &'c [(usize, usize)];
+        let theirs = |channels: Channels, folded: &Folded, at: usize, scale: f64| {
+            let rows: Vec<usize> = channels.iter().map(|(c, _)| at * s.head_dim + c).collect();
+            folded.joined().pick(&rows).times(scale)
+        };
+        let mine = |channels: Channels, folded: &Folded, at: usize, scale: f64| {
+            let rows: Vec<usize> = channels.iter().map(|(_, c)| at * t.head_dim + c).collect();
+            folded.joined().pick(&rows).times(scale)
+        };
+        let query = mine(&channels, &queries.1, head, t.scale);
+        let key = mine(&channels, &keys.1, head / group.1, 1.0);
+        let wrong = |a: &Bounded, b: &Bounded| Residual::of(a, b, self.readers.0.shared).wrong;
+        let query_of = |h: usize| theirs(&channels, &queries.0, h, s.scale);
+        let key_of = |h: usize| theirs(&channels, &keys.0, h, 1.0);
+        let q_near = (0..s.heads).min_by_key(|h| wrong(&query, &query_of(*h))).unwrap_or(0);
+        let k_near = (0..s.kv_heads).min_by_key(|h| wrong(&key, &key_of(*h))).unwrap_or(0);
+        let (q_wrong, k_wrong) = (wrong(&query, &query_of(q_near)), wrong(&key, &key_of(k_near)));
+        let stays = |h: usize| {
+            let there = mine(&in_place, &queries.1, head, t.scale);
+            wrong(&there, &theirs(&in_place, &queries.0, h, s.scale)) == 0
+        };
+        let unturned = s.rotary.is_some() && channels != in_place && (0..s.heads).any(stays);
+        let swapped = (0..s.kv_heads).any(|h| wrong(&query, &key_of(h).times(s.scale)) == 0);
+        let blame_rows = |linears, a: Bounded, b: Bounded, first: usize| {
+            (0..a.rows()).find_map(|r| {
+                let rows = (&b.slice(r, 1), &a.slice(r, 1));
+                row_fault(self.readers, linears, rows, first + channels[r].1)
+            })
+        };
+        let at_query = head * t.head_dim;
+        let at_key = head / group.1 * t.head_dim;
+        if q_wrong == 0 && k_wrong == 0 && q_near / group.0 != k_near {
+            let cause = format!(
+                "query head {head} is the source's query head {q_near}, which reads key/value \
+                 head {}, but here it reads a copy of {k_near}: heads are tiled across groups",
+                q_near / group.0
+            );
+            let expected = (0..s.heads).find(|h| h / group.0 == k_near).unwrap_or(0);
+            let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
+            return found.map(|blame| Blame { cause: Some(cause), ..blame });
+        }
+        if k_wrong == 0 || (q_wrong > 0 && (swapped || unturned || q_wrong <= k_wrong)) {
+            let expected = match k_wrong {
+                0 => (k_near * group.0..(k_near + 1) * group.0)
+                    .min_by_key(|h| wrong(&query, &query_of(*h)))
+                    .unwrap_or(q_near),
+                _ => q_near,
+            };
+            let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
+            let cause = match (swapped, unturned) {
+                (true, _) => Some("query and key are swapped"),
+                (_, true) => Some("channels stay in place, where they turn at other frequencies"),
+                _ => None,
+            };
+            let cause = cause.map(str::to_string);
+            return found.map(|blame| Blame { cause: cause.or(blame.cause), ..blame });
+        }
+        let expected = key_of(q_near / group.0);
+        blame_rows((&s.key, &t.key), key, expected, at_key)
+    }
+}
+
+/// Which logit channels of a head correspond, source and expanded: those at one place; with rotary
+/// positions, those that turn at one frequency.
+pub(super) fn channels(source: &Attention, expanded: &Attention) -> Vec<(usize, usize)> {
+    let (Some(from), Some(to)) = (&source.rotary, &expanded.rotary) else {
+        return (0..source.head_dim.min(expanded.head_dim)).map(|c| (c, c)).collect();
+    };
+    let halves = (from.frequencies.len(), to.frequencies.len());
+    let place = |wanted: &f64| {
+        to.frequencies.iter().position(|f| (f - wanted).abs() <= 1e-12 * wanted.abs())
+    };
+    let pairs: Vec<(usize, usize)> =
+        (0..halves.0).filter_map(|pair| Some((pair, place(&from.frequencies[pair])?))).collect();
+    let second = pairs.iter().map(|(s, t)| (s + halves.0, t + halves.1));
+    pairs.iter().copied().chain(second).collect()
+}
+
+/// Like [`channels`], had the pairs of a rotary head stayed at their places.
+fn in_place(source: &Attention, expanded: &Attention) -> Vec<(usize, usize)> {
+    let halves = (source.head_dim / 2, expanded.head_dim / 2);
+    let pairs = || 0..halves.0.min(halves.1);
+    pairs().map(|c| (c, c)).chain(pairs().map(|c| (c + halves.0, c + halves.1))).collect()
+}
+
+/// A value row that is a source row with another bias.
+pub(super) fn value_bias_fault<'a>(
+    readers: (&Reader<'a>, &Reader<'a>),
+    linears: (&'a Linear, &'a Linear),
+) -> Result<Option<Blame<'a>>> {
+    let values = (readers.0.fold(linears.0)?, readers.1.fold(linears.1)?);
+    let rows = (values.0.joined(), values.1.joined());
+    for row in 0..rows.1.rows() {
+        let mine = values.1.weight.row(row);
+        let partner =
+            (0..rows.0.rows()).find(|of| mine.equals(&values.0.weight.row(*of), Ratio::ONE, UNITS));
+        let Some(of) = partner else { continue };
+        let pair = (rows.0.slice(of, 1), rows.1.slice(row, 1));
+        if let Some(blame) = row_fault(readers, linears, (&pair.0, &pair.1), row) {
+            return with_cause(blame, readers.1, linears.1).map(Some);
+        }
+    }
+    Ok(None)
+}
