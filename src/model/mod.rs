@@ -10,12 +10,9 @@ mod parts;
 mod relative;
 mod tree;
 
-pub use families::{Catalog, Family, family_of};
+pub use families::{Catalog, Family, families, family_of};
 pub use lens::{Dim, Lens};
-use parts::{
-    Image, ImageNames, class_count, configure_encoder, encoder_sizes, head_size, is_architecture,
-    pair_or, square,
-};
+use parts::*;
 pub use relative::RelativeBias;
 pub use tree::*;
 
