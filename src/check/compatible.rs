@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::{Input, Model, Output, Step};
 
 /// Families that describe the same computation under other names.
-const SAME: [[&str; 2]; 1] = [["vit", "vit_timm"]];
+const SAME: [[&str; 2]; 2] = [["vit", "vit_timm"], ["deit", "vit_timm"]];
 
 /// # Errors
 /// If the expanded model is of another family, smaller, or reads or returns other things.

@@ -9,9 +9,9 @@ mod lens;
 mod parts;
 mod tree;
 
-pub use families::{Catalog, Family, family_of};
+pub use families::{Catalog, Family, families, family_of};
 pub use lens::{Dim, Lens};
-use parts::{ImageNames, configure_encoder, encoder_sizes, head_size, is_architecture};
+use parts::*;
 pub use tree::*;
 
 use crate::checkpoint::Checkpoint;

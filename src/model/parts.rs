@@ -1,7 +1,17 @@
 //! Parts that several families are put together from.
 
+pub(super) mod decoder;
+mod image;
+mod partial_rotary;
+pub(super) mod rotary;
+pub(super) mod windows;
+mod words;
+
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+pub(super) use partial_rotary::PartialRotary;
+pub(super) use words::{check_causal, word_matrix};
 
 impl Dim {
     /// `count` times this dimension, where the field `from` says how many.
@@ -170,48 +180,5 @@ pub(super) fn is_architecture(config: &Config, class: &str) -> Result<bool> {
                 .ok_or_else(|| config.wrong("architectures", "a list of names", value))?;
             Ok(!list.is_empty() && list.iter().all(|name| name.as_str() == Some(class)))
         }
-    }
-}
-
-/// The tensor names of an image embedding.
-pub(super) struct ImageNames {
-    pub class_token: String,
-    pub positions: String,
-    pub patch: String,
-}
-
-impl ImageNames {
-    /// The embedding of `channels` × `pixels` (height, width) images in squares of `patch` pixels.
-    pub fn embedding(
-        self,
-        config: &Config,
-        hidden: &Dim,
-        channels: usize,
-        (height, width): (usize, usize),
-        patch: usize,
-    ) -> Result<Embedding> {
-        if patch > height.min(width) {
-            let problem = format!("patches of {patch} pixels do not fit {height}×{width} pixels");
-            return Err(Error::bad_input(problem).at(config.origin()).field("patch_size"));
-        }
-        let tokens = (height / patch).saturating_mul(width / patch).saturating_add(1);
-        let side = Dim::new(patch, "patch_size");
-        let taps = [Dim::new(channels, "num_channels"), side.clone(), side];
-        let positions = Dim::new(tokens, "1 + (image_size/patch_size)²");
-        Ok(Embedding {
-            input: Input::Image { channels, height, width, patch },
-            tables: vec![Table::positions(Lens::table_behind_ones(
-                self.positions,
-                1,
-                positions,
-                hidden.clone(),
-            ))],
-            prefix: vec![Lens::table_behind_ones(self.class_token, 1, Dim::one(), hidden.clone())],
-            patch: Some(Linear {
-                weight: Lens::matrix(format!("{}.weight", self.patch), hidden.clone(), taps),
-                bias: Some(Lens::vector(format!("{}.bias", self.patch), hidden.clone())),
-            }),
-            norm: None,
-        })
     }
 }

@@ -162,6 +162,7 @@ impl TargetCase {
                 head_dim: Some(self.head_dim),
                 intermediate: Some(self.intermediate),
                 layers: Some(self.layers),
+                experts: None,
             },
             free: match self.free {
                 FreeParts::Projection => Free::Projection,

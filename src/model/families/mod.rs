@@ -2,8 +2,19 @@
 //! [`Model`], and nothing else.
 
 mod bert;
+mod deit;
+mod gemma;
+mod gemma2;
 mod gpt2;
+mod gpt_neox;
 mod llama;
+mod mistral;
+mod mixtral;
+mod olmo;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod stablelm;
 mod vit;
 mod vit_timm;
 
@@ -113,8 +124,28 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-fn families() -> [&'static Family; 5] {
-    [&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM]
+static FAMILIES: &[&Family] = &[
+    &gpt2::GPT2,
+    &bert::BERT,
+    &llama::LLAMA,
+    &vit::VIT,
+    &vit_timm::VIT_TIMM,
+    &deit::DEIT,
+    &gpt_neox::GPT_NEOX,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &mixtral::MIXTRAL,
+    &phi3::PHI3,
+    &stablelm::STABLELM,
+    &olmo::OLMO,
+];
+
+/// The families that are implemented.
+pub fn families() -> &'static [&'static Family] {
+    FAMILIES
 }
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
@@ -129,33 +160,30 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         }
         None => return Err(config.missing("model_type")),
     };
-    let timm = field == "architecture";
-    let known = families();
-    known
-        .iter()
-        .copied()
-        .find(
-            |f| {
-                if timm { f.name == "vit_timm" && name.starts_with("vit_") } else { f.name == name }
-            },
-        )
-        .ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|f| f.name).collect();
-            config
-                .unsupported(field, format!("the family `{name}` is not implemented"))
-                .help(format!("implemented are: {}", names.join(", ")))
-        })
+    let family = match field {
+        "architecture" => "vit_timm",
+        _ => name,
+    };
+    FAMILIES.iter().copied().find(|known| known.name == family).ok_or_else(|| {
+        let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
+        config
+            .unsupported(field, format!("the family `{name}` is not implemented"))
+            .help(format!("implemented are: {}", names.join(", ")))
+    })
 }
 
 /// The activation that a configuration field names, by Hugging Face's names.
 ///
 /// # Errors
 /// If the name is not implemented.
-fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
+pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
-        "gelu" => Activation::GeluErf,
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "gelu" | "gelu_python" => Activation::GeluErf,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => {
+            Activation::GeluTanh
+        }
+        "gelu_fast" => Activation::GeluFast,
         "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
         "tanh" => Activation::Tanh,

@@ -1,121 +1,163 @@
 //! ViT as Hugging Face has it: Pre-LN image encoder with class token, learnt positions and separate
-//! query, key and value.
+//! query, key and value. (DeiT is the same with one more token: see [`super::deit`].)
 //!
 //! Names: `vit.encoder.layer.0.attention.attention.query.weight`, with or without `vit.`.
 
 use super::{Catalog, Family, Fields, activation};
 use crate::checkpoint::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::*;
 
-pub(super) static VIT: Family = Family {
-    name: "vit",
-    fields: Fields {
-        hidden: "hidden_size",
-        heads: "num_attention_heads",
-        intermediate: "intermediate_size",
-        layers: "num_hidden_layers",
-        kv_heads: None,
-        head_dim: None,
-        norm_eps: Some("layer_norm_eps"),
-    },
-    describe,
-    configure: configure_encoder,
+pub(super) static VIT: Family =
+    Family { name: "vit", fields: FIELDS, describe, configure: configure_encoder };
+
+/// The configuration fields of the sizes.
+pub(super) const FIELDS: Fields = Fields {
+    hidden: "hidden_size",
+    heads: "num_attention_heads",
+    intermediate: "intermediate_size",
+    layers: "num_hidden_layers",
+    kv_heads: None,
+    head_dim: None,
+    norm_eps: Some("layer_norm_eps"),
 };
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
-    let sizes = encoder_sizes(config, Some(1e-12))?;
-    let eps = config.positive_or("layer_norm_eps", 1e-12)?;
-    let hidden = Dim::new(sizes.hidden, "hidden_size");
-    let inner = Dim::new(sizes.intermediate, "intermediate_size");
-    let image = config.size_or("image_size", 224)?;
-    let patch = config.size_or("patch_size", 16)?;
-    let channels = config.size_or("num_channels", 3)?;
-    let activation = activation(config, "hidden_act", "gelu")?;
-    let biased = config.flag_or("qkv_bias", true)?;
-    let prefix = catalog.prefix(&["vit.", ""], "embeddings.cls_token")?;
-    let norm = |name: String| Norm::layer(&name, &hidden, eps, VIT.fields.norm_eps);
-    let layer = |index: usize| {
-        let name = format!("{prefix}encoder.layer.{index}");
+    let encoder = Encoder::read(config, catalog, &["vit.", ""])?;
+    let outputs = match catalog.has("classifier.weight") {
+        true => vec![encoder.classifier("logits", "classifier", 0)?],
+        false => encoder.base()?,
+    };
+    encoder.model(VIT.name, &["cls_token"], outputs)
+}
+
+/// An image encoder with Hugging Face's names.
+pub(super) struct Encoder<'a> {
+    config: &'a Config,
+    catalog: &'a Catalog<'a>,
+    prefix: &'static str,
+    sizes: Sizes,
+    hidden: Dim,
+    eps: f64,
+}
+
+impl<'a> Encoder<'a> {
+    /// Reads the sizes; the names begin with one of `prefixes`.
+    ///
+    /// # Errors
+    /// If a field has no usable value, or no class token is stored.
+    pub fn read(
+        config: &'a Config,
+        catalog: &'a Catalog<'a>,
+        prefixes: &[&'static str],
+    ) -> Result<Self> {
+        let sizes = encoder_sizes(config, Some(1e-12))?;
+        if config.size_or("head_dim", sizes.head_dim)? != sizes.head_dim {
+            let problem =
+                "another head size than hidden_size/num_attention_heads is not implemented";
+            return Err(config.unsupported("head_dim", problem));
+        }
+        let hidden = Dim::new(sizes.hidden, FIELDS.hidden);
+        let eps = config.positive_or("layer_norm_eps", 1e-12)?;
+        let prefix = catalog.prefix(prefixes, "embeddings.cls_token")?;
+        Ok(Encoder { config, catalog, prefix, sizes, hidden, eps })
+    }
+
+    /// The model with these rows in front of the patches (`embeddings.<name>`) and these outputs.
+    ///
+    /// # Errors
+    /// If a field has no usable value.
+    pub fn model(
+        self,
+        family: &'static str,
+        tokens: &[&str],
+        outputs: Vec<Output>,
+    ) -> Result<Model> {
+        let prefix = self.prefix;
+        let activation = activation(self.config, "hidden_act", "gelu")?;
+        let biased = self.config.flag_or("qkv_bias", true)?;
+        let token = |name: &&str| (format!("{prefix}embeddings.{name}"), Dim::one());
+        let embedding = ImageNames {
+            prefix: tokens.iter().map(token).collect(),
+            positions: Some(format!("{prefix}embeddings.position_embeddings")),
+            prefix_positions: true,
+            patch: format!("{prefix}embeddings.patch_embeddings.projection"),
+            patch_bias: true,
+        }
+        .embedding(self.config, &self.hidden, &Image::read(self.config)?)?;
+        Ok(Model {
+            family,
+            embedding,
+            layers: (0..self.sizes.layers).map(|i| self.layer(i, activation, biased)).collect(),
+            outputs,
+            aliases: Vec::new(),
+            buffers: self.catalog.ending_in(&["embeddings.mask_token"]),
+            sizes: self.sizes,
+        })
+    }
+
+    fn norm(&self, name: &str) -> Norm {
+        Norm::layer(&format!("{}{name}", self.prefix), &self.hidden, self.eps, FIELDS.norm_eps)
+    }
+
+    fn layer(&self, index: usize, activation: Activation, biased: bool) -> Vec<Sublayer> {
+        let name = format!("encoder.layer.{index}");
+        let hidden = &self.hidden;
+        let inner = Dim::new(self.sizes.intermediate, FIELDS.intermediate);
         let part = |which: &str, output: &Dim, input: &Dim, bias: bool| {
-            Linear::named(&format!("{name}.{which}"), output, input, bias)
+            Linear::named(&format!("{}{name}.{which}", self.prefix), output, input, bias)
         };
         let projections = [
-            part("attention.attention.query", &hidden, &hidden, biased),
-            part("attention.attention.key", &hidden, &hidden, biased),
-            part("attention.attention.value", &hidden, &hidden, biased),
-            part("attention.output.dense", &hidden, &hidden, true),
+            part("attention.attention.query", hidden, hidden, biased),
+            part("attention.attention.key", hidden, hidden, biased),
+            part("attention.attention.value", hidden, hidden, biased),
+            part("attention.output.dense", hidden, hidden, true),
         ];
-        let attention = Attention::plain(projections, sizes.heads, sizes.head_dim);
+        let attention = Attention::plain(projections, self.sizes.heads, self.sizes.head_dim);
         let mlp = Mlp {
-            up: part("intermediate.dense", &inner, &hidden, true),
+            up: part("intermediate.dense", &inner, hidden, true),
             gate: None,
-            down: part("output.dense", &hidden, &inner, true),
+            down: part("output.dense", hidden, &inner, true),
             activation,
         };
+        let norm = |which: &str| self.norm(&format!("{name}.layernorm_{which}"));
         vec![
-            Sublayer::pre_norm(
-                norm(format!("{name}.layernorm_before")),
-                Op::Attention(Box::new(attention)),
-            ),
-            Sublayer::pre_norm(norm(format!("{name}.layernorm_after")), Op::Mlp(Box::new(mlp))),
+            Sublayer::pre_norm(norm("before"), Op::Attention(Box::new(attention))),
+            Sublayer::pre_norm(norm("after"), Op::Mlp(Box::new(mlp))),
         ]
-    };
-    let embedding = ImageNames {
-        class_token: format!("{prefix}embeddings.cls_token"),
-        positions: format!("{prefix}embeddings.position_embeddings"),
-        patch: format!("{prefix}embeddings.patch_embeddings.projection"),
     }
-    .embedding(config, &hidden, channels, (image, image), patch)?;
-    let last = Step::Norm(norm(format!("{prefix}layernorm")));
-    Ok(Model {
-        family: VIT.name,
-        embedding,
-        layers: (0..sizes.layers).map(layer).collect(),
-        outputs: outputs(config, catalog, prefix, &hidden, last)?,
-        aliases: Vec::new(),
-        buffers: catalog.ending_in(&["embeddings.mask_token"]),
-        sizes,
-    })
-}
 
-fn outputs(
-    config: &Config,
-    catalog: &Catalog,
-    prefix: &str,
-    hidden: &Dim,
-    last: Step,
-) -> Result<Vec<Output>> {
-    if catalog.has("classifier.weight") {
-        let classes = Dim::new(classes(config)?, "num_labels");
-        let head = Step::Linear(Linear::named("classifier", &classes, hidden, true));
-        let steps = vec![last, Step::Position(0), head];
-        return Ok(vec![Output { name: "logits", steps, fixed: true }]);
+    /// The logits of the linear layer `head` on the normalised token at `position`.
+    ///
+    /// # Errors
+    /// If the configuration does not say how many classes there are.
+    pub fn classifier(&self, name: &'static str, head: &str, position: usize) -> Result<Output> {
+        let classes = Dim::new(class_count(self.config)?, "num_labels");
+        let head = Step::Linear(Linear::named(head, &classes, &self.hidden, true));
+        let steps = vec![Step::Norm(self.norm("layernorm")), Step::Position(position), head];
+        Ok(Output { name, steps, fixed: true })
     }
-    let mut outputs =
-        vec![Output { name: "last_hidden_state", steps: vec![last.clone()], fixed: false }];
-    let pooler = format!("{prefix}pooler.dense");
-    if catalog.has(&format!("{pooler}.weight")) {
-        if config.size_or("pooler_output_size", hidden.size)? != hidden.size {
-            let problem = "a pooler of another size than hidden_size is not implemented";
-            return Err(config.unsupported("pooler_output_size", problem));
+
+    /// What the model without a head returns: the stream and, if it is stored, the pooler's output.
+    ///
+    /// # Errors
+    /// If the pooler has another size than the stream.
+    pub fn base(&self) -> Result<Vec<Output>> {
+        let last = Step::Norm(self.norm("layernorm"));
+        let mut outputs =
+            vec![Output { name: "last_hidden_state", steps: vec![last.clone()], fixed: false }];
+        let pooler = format!("{}pooler.dense", self.prefix);
+        if self.catalog.has(&format!("{pooler}.weight")) {
+            let hidden = &self.hidden;
+            if self.config.size_or("pooler_output_size", hidden.size)? != hidden.size {
+                let problem = "a pooler of another size than hidden_size is not implemented";
+                return Err(self.config.unsupported("pooler_output_size", problem));
+            }
+            let dense = Step::Linear(Linear::named(&pooler, hidden, hidden, true));
+            let activation = Step::Activation(activation(self.config, "pooler_act", "tanh")?);
+            let steps = vec![last, Step::Position(0), dense, activation];
+            outputs.push(Output { name: "pooler_output", steps, fixed: false });
         }
-        let dense = Step::Linear(Linear::named(&pooler, hidden, hidden, true));
-        let activation = Step::Activation(activation(config, "pooler_act", "tanh")?);
-        let steps = vec![last, Step::Position(0), dense, activation];
-        outputs.push(Output { name: "pooler_output", steps, fixed: false });
-    }
-    Ok(outputs)
-}
-
-/// The number of classes: `num_labels`, or how many names `id2label` has; 2 where neither is there.
-fn classes(config: &Config) -> Result<usize> {
-    if let Some(count) = config.size_opt("num_labels")? {
-        return Ok(count);
-    }
-    match config.section("id2label")? {
-        Some(labels) if !labels.json().is_empty() => Ok(labels.json().len()),
-        Some(_) => Err(Error::bad_input("it names no class").at(config.origin()).field("id2label")),
-        None => Ok(2),
+        Ok(outputs)
     }
 }

@@ -1,13 +1,17 @@
-//! ViT as timm has it: fused `[Q|K|V]`; the configuration names an architecture and changes it by
-//! `model_args`. ε is not stored: timm's code says 1e-6.
+//! ViT and DeiT as timm has them: fused `[Q|K|V]`; the configuration names an architecture and
+//! changes it by `model_args`. ε is not stored: timm's code says 1e-6, and 1e-5 for CLIP's models.
 //!
 //! Names: `blocks.0.attn.qkv.weight`.
 
+mod arguments;
+mod settings;
+
 use super::{Catalog, Family, Fields};
 use crate::checkpoint::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::*;
 use serde_json::{Map, Value};
+use settings::{LastNorm, Pool, Settings};
 
 pub(super) static VIT_TIMM: Family = Family {
     name: "vit_timm",
@@ -23,19 +27,6 @@ pub(super) static VIT_TIMM: Family = Family {
     describe,
     configure,
 };
-
-/// ε in timm's `VisionTransformer`.
-const NORM_EPS: f64 = 1e-6;
-
-/// Width, depth and heads of the plain architectures `vit_<size>_patch<p>_<pixels>`.
-const ARCHITECTURES: [(&str, usize, usize, usize); 6] = [
-    ("tiny", 192, 12, 3),
-    ("small", 384, 12, 6),
-    ("medium", 512, 12, 8),
-    ("base", 768, 12, 12),
-    ("large", 1024, 24, 16),
-    ("huge", 1280, 32, 16),
-];
 
 fn configure(config: &mut Config, sizes: &Sizes, _: &[usize]) {
     let mut arguments = match config.get("model_args") {
@@ -55,166 +46,134 @@ fn configure(config: &mut Config, sizes: &Sizes, _: &[usize]) {
     config.set("num_features", sizes.hidden);
 }
 
-/// Settings of `model_args` that are read here, or change nothing that is computed in inference.
-const KNOWN_ARGUMENTS: [&str; 16] = [
-    "img_size",
-    "patch_size",
-    "in_chans",
-    "num_classes",
-    "global_pool",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "qkv_bias",
-    "drop_rate",
-    "pos_drop_rate",
-    "patch_drop_rate",
-    "proj_drop_rate",
-    "attn_drop_rate",
-    "drop_path_rate",
-];
-
-/// The numbers in an architecture's name.
-struct Architecture {
-    hidden: usize,
-    layers: usize,
-    heads: usize,
-    patch: usize,
-    pixels: usize,
-}
-
-fn architecture(config: &Config) -> Result<Architecture> {
-    let name = config.word_or("architecture", "")?;
-    let plain = name.split('.').next().unwrap_or(name);
-    let parts: Vec<&str> = plain.split('_').collect();
-    let parsed = match parts[..] {
-        ["vit", size, patch, pixels] => ARCHITECTURES
-            .iter()
-            .find(|row| row.0 == size)
-            .zip(patch.strip_prefix("patch").and_then(|p| p.parse().ok()))
-            .zip(pixels.parse().ok()),
-        _ => None,
-    };
-    let Some((((_, hidden, layers, heads), patch), pixels)) = parsed else {
-        let problem = format!("the architecture `{name}` is not implemented");
-        return Err(config
-            .unsupported("architecture", problem)
-            .help("implemented are vit_<tiny|small|medium|base|large|huge>_patch<n>_<pixels>"));
-    };
-    Ok(Architecture { hidden: *hidden, layers: *layers, heads: *heads, patch, pixels })
-}
-
-/// A size that is one number or a list of two, such as `img_size`.
-fn pair(config: &Config, field: &str, default: usize) -> Result<(usize, usize)> {
-    let Some(Value::Array(list)) = config.get(field) else {
-        let size = config.size_or(field, default)?;
-        return Ok((size, size));
-    };
-    match list[..] {
-        [ref height, ref width] => {
-            let read = |v: &Value| v.as_u64().filter(|n| (1..1 << 20).contains(n));
-            let sizes = read(height).zip(read(width));
-            sizes.map(|(h, w)| (h as usize, w as usize))
-        }
-        _ => None,
-    }
-    .ok_or_else(|| config.wrong(field, "a size or a list of two sizes", &list.clone().into()))
-}
-
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
-    let plain = architecture(config)?;
-    let arguments =
-        config.section("model_args")?.unwrap_or_else(|| Config::new(config.origin(), Map::new()));
-    if let Some(strange) = arguments.json().keys().find(|k| !KNOWN_ARGUMENTS.contains(&k.as_str()))
-    {
-        let field = format!("model_args.{strange}");
-        return Err(config.unsupported(&field, "this setting is not implemented"));
-    }
-    for section in [config, &arguments] {
-        let pool = section.word_or("global_pool", "token")?;
-        if pool != "token" {
-            let problem = format!("pooling of type `{pool}` is not implemented");
-            return Err(config.unsupported("global_pool", problem));
-        }
-    }
-    let hidden = Dim::new(arguments.size_or("embed_dim", plain.hidden)?, "model_args.embed_dim");
-    let heads = arguments.size_or("num_heads", plain.heads)?;
-    let ratio = arguments.positive_or("mlp_ratio", 4.0)?;
-    let inner = Dim::new((hidden.size as f64 * ratio) as usize, "embed_dim·mlp_ratio");
-    if inner.size == 0 {
-        return Err(Error::bad_input("it leaves no neuron")
-            .at(config.origin())
-            .field("model_args.mlp_ratio"));
-    }
-    let head_dim = head_size(config, hidden.size, heads, "model_args.num_heads")?;
-    let sizes = Sizes {
-        hidden: hidden.size,
-        heads,
-        kv_heads: heads,
-        head_dim,
-        intermediate: inner.size,
-        layers: match arguments.get("depth") {
-            Some(_) => arguments.layers("depth")?,
-            None => plain.layers,
-        },
-        experts: None,
-        norm_eps: None,
+    let settings = Settings::read(config)?;
+    catalog.prefix(&[""], "blocks.0.attn.qkv.weight")?;
+    let names = Names {
+        hidden: Dim::new(settings.sizes.hidden, "embed_dim"),
+        inner: Dim::new(settings.sizes.intermediate, "embed_dim·mlp_ratio"),
+        head: Dim::new(settings.sizes.head_dim, "embed_dim/num_heads"),
+        settings: &settings,
     };
-    let pixels = pair(&arguments, "img_size", plain.pixels)?;
-    let patch = pair(&arguments, "patch_size", plain.patch)?;
-    if patch.0 != patch.1 {
-        let problem = "patches that are no squares are not implemented";
-        return Err(config.unsupported("model_args.patch_size", problem));
+    Ok(Model {
+        family: VIT_TIMM.name,
+        embedding: names.embedding(config)?,
+        layers: (0..settings.sizes.layers).map(|index| names.layer(index)).collect(),
+        outputs: names.outputs(),
+        aliases: Vec::new(),
+        buffers: Vec::new(),
+        sizes: settings.sizes,
+    })
+}
+
+/// What all parts of the description need.
+struct Names<'a> {
+    hidden: Dim,
+    inner: Dim,
+    head: Dim,
+    settings: &'a Settings,
+}
+
+impl Names<'_> {
+    fn norm(&self, name: &str) -> Norm {
+        Norm::layer(name, &self.hidden, self.settings.eps, None)
     }
-    let channels = arguments.size_or("in_chans", 3)?;
-    let default_classes = config.size_or("num_classes", 1000)?;
-    let classes = Dim::new(arguments.size_or("num_classes", default_classes)?, "num_classes");
-    let biased = arguments.flag_or("qkv_bias", true)?;
-    let norm = |name: &str| Norm::layer(name, &hidden, NORM_EPS, None);
-    let layer = |index: usize| {
-        let name = format!("blocks.{index}");
-        let part = |which: &str, output: &Dim, input: &Dim, bias: bool| {
-            Linear::named(&format!("{name}.{which}"), output, input, bias)
+
+    fn embedding(&self, config: &Config) -> Result<Embedding> {
+        let settings = self.settings;
+        let tokens = [
+            ("cls_token", usize::from(settings.class_token)),
+            ("dist_token", usize::from(settings.distilled)),
+            ("reg_token", settings.registers),
+        ];
+        let tokens = tokens.into_iter().filter(|(_, rows)| *rows > 0);
+        let embedding = ImageNames {
+            prefix: tokens.map(|(name, n)| (name.into(), Dim::new(n, "reg_tokens"))).collect(),
+            positions: settings.positions.then(|| "pos_embed".into()),
+            prefix_positions: settings.prefix_positions,
+            patch: "patch_embed.proj".into(),
+            patch_bias: !settings.first_norm,
+        }
+        .embedding(config, &self.hidden, &settings.image)?;
+        Ok(Embedding { norm: settings.first_norm.then(|| self.norm("norm_pre")), ..embedding })
+    }
+
+    fn layer(&self, index: usize) -> Vec<Sublayer> {
+        let name = |which: &str| format!("blocks.{index}.{which}");
+        let ops = [self.attention(&name("attn")), self.mlp(&name("mlp"))];
+        let behind = self.settings.norms_behind;
+        let sublayer = |(op, which): (Op, usize)| {
+            let norm = Some(self.norm(&name(&format!("norm{which}"))));
+            let gamma = name(&format!("ls{which}.gamma"));
+            let scaled = self.settings.layer_scale && !behind;
+            let (norm, post_norm) = if behind { (None, norm) } else { (norm, None) };
+            let scale = scaled.then(|| Lens::vector(gamma, self.hidden.clone()));
+            Sublayer { branches: vec![Branch { norm, op, post_norm, scale }], post_norm: None }
         };
-        let fused = part("attn.qkv", &hidden.times(3), &hidden, biased);
+        ops.into_iter().zip(1..).map(sublayer).collect()
+    }
+
+    fn attention(&self, name: &str) -> Op {
+        let (settings, hidden) = (self.settings, &self.hidden);
+        let qkv = format!("{name}.qkv");
+        let fused = Linear::named(&qkv, &hidden.times(3), hidden, settings.qkv_bias);
+        let output = format!("{name}.proj");
         let projections = [
             fused.rows(0, hidden.size),
             fused.rows(hidden.size, hidden.size),
             fused.rows(2 * hidden.size, hidden.size),
-            part("attn.proj", &hidden, &hidden, true),
+            Linear::named(&output, hidden, hidden, settings.other_biases),
         ];
-        let attention = Attention::plain(projections, heads, head_dim);
-        let mlp = Mlp {
-            up: part("mlp.fc1", &inner, &hidden, true),
-            gate: None,
-            down: part("mlp.fc2", &hidden, &inner, true),
-            activation: Activation::GeluErf,
+        let norm = |which: &str| {
+            Norm::layer(&format!("{name}.{which}_norm"), &self.head, settings.eps, None)
         };
-        vec![
-            Sublayer::pre_norm(norm(&format!("{name}.norm1")), Op::Attention(Box::new(attention))),
-            Sublayer::pre_norm(norm(&format!("{name}.norm2")), Op::Mlp(Box::new(mlp))),
-        ]
-    };
-    catalog.prefix(&[""], "blocks.0.attn.qkv.weight")?;
-    let embedding = ImageNames {
-        class_token: "cls_token".into(),
-        positions: "pos_embed".into(),
-        patch: "patch_embed.proj".into(),
+        let norms = || Box::new(HeadNorms { query: norm("q"), key: norm("k") });
+        Op::Attention(Box::new(Attention {
+            head_norms: settings.head_norms.then(norms),
+            ..Attention::plain(projections, settings.sizes.heads, settings.sizes.head_dim)
+        }))
     }
-    .embedding(config, &hidden, channels, pixels, patch.0)?;
-    let steps = vec![
-        Step::Norm(norm("norm")),
-        Step::Position(0),
-        Step::Linear(Linear::named("head", &classes, &hidden, true)),
-    ];
-    Ok(Model {
-        family: VIT_TIMM.name,
-        embedding,
-        layers: (0..sizes.layers).map(layer).collect(),
-        outputs: vec![Output { name: "logits", steps, fixed: true }],
-        aliases: Vec::new(),
-        buffers: Vec::new(),
-        sizes,
-    })
+
+    fn mlp(&self, name: &str) -> Op {
+        let biased = self.settings.other_biases;
+        Op::Mlp(Box::new(Mlp {
+            up: Linear::named(&format!("{name}.fc1"), &self.inner, &self.hidden, biased),
+            gate: None,
+            down: Linear::named(&format!("{name}.fc2"), &self.hidden, &self.inner, biased),
+            activation: self.settings.activation,
+        }))
+    }
+
+    /// The logits, or the pooled features of a model without a head. A distilled model has two
+    /// heads, of whose logits timm returns the mean: it is equal where both are.
+    fn outputs(&self) -> Vec<Output> {
+        let settings = self.settings;
+        let front = usize::from(settings.class_token) + settings.registers;
+        let pooled = match settings.pool {
+            Pool::Token => Step::Position(0),
+            Pool::Patches => Step::MeanFrom(front),
+            Pool::All => Step::MeanFrom(0),
+        };
+        let features = match settings.last_norm {
+            LastNorm::Stream => vec![Step::Norm(self.norm("norm")), pooled],
+            LastNorm::Pooled => vec![pooled, Step::Norm(self.norm("fc_norm"))],
+            LastNorm::Nowhere => vec![pooled],
+        };
+        let Some(classes) = settings.classes else {
+            return vec![Output { name: "features", steps: features, fixed: false }];
+        };
+        let classes = Dim::new(classes, "num_classes");
+        let head = |name: &str| Step::Linear(Linear::named(name, &classes, &self.hidden, true));
+        if settings.distilled {
+            let both = [("cls_logits", "head", 0), ("distillation_logits", "head_dist", 1)];
+            let output = |(name, layer, position)| {
+                let norm = Step::Norm(self.norm("norm"));
+                let steps = vec![norm, Step::Position(position), head(layer)];
+                Output { name, steps, fixed: true }
+            };
+            return both.into_iter().map(output).collect();
+        }
+        let steps = features.into_iter().chain([head("head")]).collect();
+        vec![Output { name: "logits", steps, fixed: true }]
+    }
 }
