@@ -2,14 +2,16 @@
 
 use super::blame::{Accused, Verdict, alone};
 use super::certificate::{Failure, Reach};
-use super::channels::equations;
+use super::channels::{Groups, Writes, equations};
 use super::map::Map;
 use super::ops::{incomparable, writes};
 use super::reader::{Reader, reader_alone, readers};
 use super::side::{Side, unit};
+use super::spread::{Spread, read_equally};
 use super::squares::{Ledger, Place, Residual, failure};
 use super::stream::eta_squared;
 use super::suspect::Case;
+use super::words::Silent;
 use crate::checkpoint::Dtype;
 use crate::error::Result;
 use crate::model::{Branch, Lens, Linear, Norm, Op, Sublayer};
@@ -75,6 +77,9 @@ impl<'a> Network<'a> {
                 ledger.hold(residual);
             }
         }
+        if found.inside_holds() {
+            note(map, readers.1, (&source.op, &expanded.op), (&t, &found.groups), place, ledger)?;
+        }
         if found.hold() {
             return Ok(());
         }
@@ -106,6 +111,7 @@ impl<'a> Network<'a> {
                 // What feeds zeros does not matter, but it must be there, and finite.
                 lenses.chain(norms).try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
                 ledger.hold(&Residual::zero(entries));
+                ledger.notes.silent.push(Silent { place: place.into(), zero: true, expanded });
                 continue;
             }
             let through = expanded.then_some(map);
@@ -121,6 +127,7 @@ impl<'a> Network<'a> {
             let found = equations(source, target, map, self.layer_norm, 0.0);
             if found.hold() {
                 found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
+                ledger.notes.silent.push(Silent { place: place.into(), zero: false, expanded });
             } else {
                 let half = (&reader, &branch.op);
                 let halves = if expanded { (None, Some(half)) } else { (Some(half), None) };
@@ -175,6 +182,21 @@ impl<'a> Network<'a> {
             reach: Reach::Epsilon,
         });
     }
+}
+
+/// Notes which kind of expansion a branch is.
+fn note(
+    map: &Map,
+    reader: &Reader,
+    ops: (&Op, &Op),
+    (writes, groups): (&Writes, &Groups),
+    place: &str,
+    ledger: &mut Ledger,
+) -> Result<()> {
+    let notes = &mut ledger.notes;
+    notes.spreads.extend(Spread::of(place, ops, reader, writes, groups)?);
+    notes.equal_reads.extend(read_equally(reader, map, ops.1)?);
+    Ok(())
 }
 
 /// How many zeros a branch writes with, if all that it writes is multiplied by zero.

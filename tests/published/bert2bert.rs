@@ -5,7 +5,7 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{any, edited, lossless, lossy, mlp_of, source};
+use crate::judge::{any, edited, lossless, lossy, mlp_of, source, telling};
 use lemon_check::model::{Model, Op};
 use lemon_check::testing::Architecture;
 use lemon_check::testing::random::{Draw, generator};
@@ -46,7 +46,7 @@ fn function_preserving_initialisation_is_lossless_at_divisible_widths() {
 #[test]
 fn function_preserving_initialisation_is_caught_at_other_widths() {
     for seed in 0..6 {
-        let source = source(Architecture::Bert, seed, |model| model.sizes.heads > 1);
+        let source = telling(Architecture::Bert, seed, |model| model.sizes.heads > 1);
         let mut growth = preserving(&source, 2, seed);
         let sizes = &source.model.sizes;
         // One head more, and the channels that it takes.
@@ -91,7 +91,7 @@ fn advanced(source: &Described, seed: u64) -> (Growth, Described) {
 #[test]
 fn advanced_knowledge_initialisation_is_caught_in_the_first_layer() {
     for seed in 0..12 {
-        let source = source(Architecture::Bert, seed, |model: &Model| model.sizes.layers > 1);
+        let source = telling(Architecture::Bert, seed, |model: &Model| model.sizes.layers > 1);
         let (_, expanded) = advanced(&source, seed);
         let found = lossy(&source, &expanded, &format!("{seed}"));
         let root = &found.certificate.failures[0];
@@ -103,7 +103,7 @@ fn advanced_knowledge_initialisation_is_caught_in_the_first_layer() {
 #[test]
 fn fan_outs_that_are_not_divided_are_caught() {
     for seed in 0..6 {
-        let source = source(Architecture::Bert, seed, any);
+        let source = telling(Architecture::Bert, seed, any);
         let growth = preserving(&source, 2, seed);
         let counts = growth.layers[0].neurons.counts(source.model.sizes.intermediate);
         let Some(copied) = counts.iter().position(|count| *count > 1) else { continue };

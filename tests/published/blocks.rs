@@ -6,7 +6,7 @@
 //! its first.
 
 use crate::grow::{Described, Growth, Layer};
-use crate::judge::{any, edited, lossless, lossy, source, words};
+use crate::judge::{any, edited, lossless, lossy, source, telling, words};
 use lemon_check::model::{Model, Op};
 use lemon_check::testing::Architecture;
 
@@ -37,7 +37,7 @@ fn block_expansion_is_lossless() {
 fn a_block_of_which_one_output_is_not_zero_is_caught() {
     for architecture in PRE_NORM {
         for seed in 0..6 {
-            let source = source(architecture, seed, any);
+            let source = telling(architecture, seed, any);
             let expanded =
                 edited(&expanded_blocks(&source, seed).build(&source), |editor, model| {
                     let down = |layer: usize| match &model.layers[layer][1].branches[0].op {
@@ -69,7 +69,7 @@ fn stacked(source: &Described, drop: usize) -> Described {
 fn plain_stacking_is_caught_in_the_first_layer_of_the_second_copy() {
     for architecture in PRE_NORM {
         for seed in 0..6 {
-            let source = source(architecture, seed, any);
+            let source = telling(architecture, seed, any);
             let expanded = stacked(&source, 0);
             let found = lossy(&source, &expanded, &format!("{architecture:?} {seed}"));
             let root = &found.certificate.failures[0];
@@ -83,7 +83,7 @@ fn plain_stacking_is_caught_in_the_first_layer_of_the_second_copy() {
 fn depth_up_scaling_is_caught_at_the_seam() {
     for architecture in PRE_NORM {
         for seed in 0..6 {
-            let source = source(architecture, seed, |model: &Model| model.layers.len() == 3);
+            let source = telling(architecture, seed, |model: &Model| model.layers.len() == 3);
             let expanded = stacked(&source, 1);
             let found = lossy(&source, &expanded, &format!("{architecture:?} {seed}"));
             let root = &found.certificate.failures[0];
@@ -95,7 +95,7 @@ fn depth_up_scaling_is_caught_at_the_seam() {
 #[test]
 fn stacking_behind_norms_that_write_the_stream_is_caught() {
     for seed in 0..6 {
-        let source = source(Architecture::Bert, seed, any);
+        let source = telling(Architecture::Bert, seed, any);
         lossy(&source, &stacked(&source, 0), &format!("{seed}"));
     }
 }

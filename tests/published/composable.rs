@@ -6,7 +6,7 @@
 
 use crate::axis::{Axis, Fill};
 use crate::grow::{Described, Growth, Layer};
-use crate::judge::{ALL, PRE_LAYER_NORM, any, attention, edited, lossless, lossy, source};
+use crate::judge::{ALL, PRE_LAYER_NORM, any, attention, edited, lossless, lossy, source, telling};
 use lemon_check::check::Detail;
 use lemon_check::testing::Architecture;
 
@@ -72,7 +72,7 @@ fn longer_heads_are_lossless_with_the_factor_on_queries() {
 fn longer_heads_without_the_factor_are_caught() {
     for architecture in PRE_LAYER_NORM {
         let scaled = |model: &_| attention(model).scale != 1.0;
-        let source = source(architecture, 1, scaled);
+        let source = telling(architecture, 1, scaled);
         let grown = longer_heads(&source, 1).build(&source);
         let factor = attention(&source.model).scale / attention(&grown.model).scale;
         let expanded = edited(&grown, |editor, model| {
@@ -124,7 +124,7 @@ fn hidden_channels_of_zero_are_lossless_behind_an_rms_norm() {
 #[test]
 fn hidden_channels_of_zero_with_the_norms_as_they_were_are_caught() {
     for seed in 0..6 {
-        let source = source(Architecture::Llama, seed, any);
+        let source = telling(Architecture::Llama, seed, any);
         let growth = Growth { norm: 1.0, ..padded(&source, seed) };
         lossy(&source, &growth.build(&source), &format!("{seed}"));
         let growth = Growth { eps: 1.0, ..padded(&source, seed) };
@@ -137,7 +137,7 @@ fn hidden_channels_of_zero_with_the_norms_as_they_were_are_caught() {
 fn hidden_channels_of_zero_are_caught_behind_a_layer_norm() {
     for architecture in PRE_LAYER_NORM {
         for seed in 0..6 {
-            let source = source(architecture, seed, any);
+            let source = telling(architecture, seed, any);
             let mut growth = padded(&source, seed);
             let sizes = &source.model.sizes;
             growth.hidden = Axis::padded(sizes.hidden, 2 * sizes.hidden, Fill::Zero, Fill::Random);

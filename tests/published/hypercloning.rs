@@ -5,7 +5,7 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{ALL, any, edited, lossless, lossy, source};
+use crate::judge::{ALL, any, edited, lossless, lossy, source, telling};
 use lemon_check::model::{Lens, Model, Op, Step};
 use lemon_check::testing::random::{Draw, generator};
 use lemon_check::testing::{Architecture, Editor};
@@ -85,7 +85,7 @@ fn noise_that_cancels_is_lossless() {
 fn noise_that_does_not_cancel_is_caught() {
     for architecture in ALL {
         for seed in 0..6 {
-            let source = source(architecture, seed, any);
+            let source = telling(architecture, seed, any);
             let clean = cloned(&source, 2, seed).build(&source);
             let expanded = edited(&clean, |editor, model| noise(editor, model, 2, 0.9, seed));
             lossy(&source, &expanded, &format!("{architecture:?} {seed}"));
@@ -101,7 +101,7 @@ fn a_tied_head_that_is_not_divided_is_caught() {
         matches!(head, Some(Step::Linear(linear)) if linear.weight == *table)
     };
     for architecture in [Architecture::Gpt2, Architecture::Bert, Architecture::Llama] {
-        let source = source(architecture, 0, tied);
+        let source = telling(architecture, 0, tied);
         let expanded = edited(&cloned(&source, 2, 0).build(&source), |editor, model| {
             let norms = model.outputs[0].steps.iter().filter_map(|step| match step {
                 Step::Norm(norm) => Some(norm),

@@ -25,13 +25,27 @@ pub const ALL: [Architecture; 5] = [
 /// A random source that is `wanted`, of at least four channels and two neurons. The same seed gives
 /// the same one.
 pub fn source(architecture: Architecture, seed: u64, wanted: fn(&Model) -> bool) -> Described {
+    drawn(architecture, seed, |source| wanted(&source.model))
+}
+
+/// Like [`source`], one whose outputs show every difference: words or classes, in 32 bits or more.
+pub fn telling(architecture: Architecture, seed: u64, wanted: fn(&Model) -> bool) -> Described {
+    drawn(architecture, seed, |source| {
+        let mut dtypes = source.checkpoint.tensors().values().filter_map(|t| t.dtype);
+        dtypes.all(|dtype| [Dtype::F64, Dtype::F32].contains(&dtype))
+            && source.model.outputs.iter().all(|output| output.fixed)
+            && wanted(&source.model)
+    })
+}
+
+fn drawn(architecture: Architecture, seed: u64, wanted: impl Fn(&Described) -> bool) -> Described {
     let drawn = (0..1000).find_map(|attempt| {
         let mut rng = generator(1000 * seed + attempt);
         let case = SourceCase::random(architecture, &mut rng);
         let source = Described::new(case.build().unwrap_or_else(|e| panic!("{e}")));
         let sizes = &source.model.sizes;
         let plain = sizes.hidden >= 4 && sizes.intermediate >= 2;
-        (plain && wanted(&source.model)).then_some(source)
+        (plain && wanted(&source)).then_some(source)
     });
     drawn.expect("one in a thousand is wanted")
 }
@@ -71,6 +85,9 @@ pub fn lossless(source: &Described, expanded: &Described, hidden: &Axis, what: &
     let found = judge(source, expanded);
     if found.verdict != Verdict::Lossless {
         panic!("{what}: {:#?}\n{:#?}", found.verdict, found.certificate);
+    }
+    for map in &found.certificate.maps {
+        eprintln!("WORDS {what}: {}: {}", map.space, map.words);
     }
     if source.checkpoint.tensors().values().all(|t| t.dtype.is_none_or(|d| d == Dtype::F64)) {
         let apart = apart(source, expanded, hidden);

@@ -4,7 +4,7 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{ALL, any, edited, lossless, lossy, mlp_of, source};
+use crate::judge::{ALL, any, edited, lossless, lossy, mlp_of, source, telling};
 use lemon_check::model::Model;
 use lemon_check::testing::Architecture;
 use lemon_check::testing::random::{Draw, generator};
@@ -54,7 +54,7 @@ fn copies_of_random_query_heads_are_lossless() {
 fn copies_of_random_channels_are_caught_where_a_norm_reads_them() {
     for architecture in ALL {
         for seed in 0..6 {
-            let source = source(architecture, seed, |model| model.sizes.kv_heads < 4);
+            let source = telling(architecture, seed, |model| model.sizes.kv_heads < 4);
             let sizes = source.model.sizes.clone();
             let mut growth = Growth::none(&source.model, seed);
             growth.hidden = Axis::drawn(sizes.hidden, 2 * sizes.hidden, &mut generator(seed));
@@ -75,7 +75,7 @@ fn copies_of_random_channels_are_caught_where_a_norm_reads_them() {
 #[test]
 fn copies_whose_outgoing_weights_are_not_divided_are_caught() {
     for architecture in ALL {
-        let source = source(architecture, 3, |model| model.sizes.layers > 1);
+        let source = telling(architecture, 3, |model| model.sizes.layers > 1);
         let growth = wider(&source, 3);
         let counts = growth.layers[1].neurons.counts(source.model.sizes.intermediate);
         let copied = counts.iter().position(|count| *count > 1).unwrap();

@@ -4,7 +4,7 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{ALL, any, edited, lossless, lossy, mlp_of, source};
+use crate::judge::{ALL, any, edited, lossless, lossy, mlp_of, source, telling};
 use lemon_check::testing::random::generator;
 
 fn reordered(source: &Described, seed: u64, [neurons, heads, hidden]: [bool; 3]) -> Growth {
@@ -53,7 +53,7 @@ fn any_order_of_neurons_heads_and_channels_is_lossless() {
 fn an_order_that_only_one_side_follows_is_caught() {
     for architecture in ALL {
         for seed in 0..6 {
-            let source = source(architecture, seed, any);
+            let source = telling(architecture, seed, any);
             let expanded = edited(&source, |editor, model| {
                 let down = mlp_of(model, 0).down.weight.clone();
                 let change = |w: &mut ndarray::Array2<f64>| {
