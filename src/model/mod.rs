@@ -4,6 +4,7 @@
 //! tree whose leaves are [`Lens`]es. The forward pass, the expansion rules, the certificate and the
 //! generators are written against the tree; a model family is one file under `families/`.
 
+pub mod convolutional;
 mod families;
 mod lens;
 mod parts;
