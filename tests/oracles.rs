@@ -14,6 +14,7 @@ use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, Editor, Intent, Mutant, inputs};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 fn cases() -> u32 {
@@ -226,8 +227,13 @@ fn other_rotary_frequencies_are_never_proven() {
     for seed in 0..40 {
         let models = Models::random(Architecture::Llama, seed, |_| ()).unwrap();
         let mut editor = Editor::new(&models.expanded, &models.expanded_model);
+        let field = |section: Option<&Value>| section.and_then(|s| s.get("rope_theta")?.as_f64());
+        let old = &models.source_case.config;
+        let theta =
+            field(old.get("rope_parameters")).or(old.get("rope_theta").and_then(Value::as_f64));
         editor.config().remove("rope_parameters");
-        editor.config().set("rope_theta", 7.0 * models.source_case.theta);
+        editor.config().remove("rope_scaling");
+        editor.config().set("rope_theta", 7.0 * theta.unwrap());
         let changed = editor.finish();
         let model = describe(&changed).unwrap();
         let all = all_inputs(&models, seed);
