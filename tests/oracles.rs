@@ -14,7 +14,6 @@ use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, Editor, Intent, Mutant, inputs};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 fn cases() -> u32 {
@@ -226,14 +225,12 @@ fn other_rotary_frequencies_are_never_proven() {
     let mut caught = 0;
     for seed in 0..40 {
         let models = Models::random(Architecture::Llama, seed, |_| ()).unwrap();
+        let config = models.expanded.config();
+        let parameters = config.section("rope_parameters").unwrap();
+        let theta = parameters.as_ref().unwrap_or(config).positive_or("rope_theta", 1e4).unwrap();
         let mut editor = Editor::new(&models.expanded, &models.expanded_model);
-        let field = |section: Option<&Value>| section.and_then(|s| s.get("rope_theta")?.as_f64());
-        let old = &models.source_case.config;
-        let theta =
-            field(old.get("rope_parameters")).or(old.get("rope_theta").and_then(Value::as_f64));
         editor.config().remove("rope_parameters");
-        editor.config().remove("rope_scaling");
-        editor.config().set("rope_theta", 7.0 * theta.unwrap());
+        editor.config().set("rope_theta", 7.0 * theta);
         let changed = editor.finish();
         let model = describe(&changed).unwrap();
         let all = all_inputs(&models, seed);
