@@ -160,11 +160,11 @@ impl<'a> Network<'a> {
         let mut ledger = Ledger::new();
         let side = if expanded { self.expanded } else { self.source };
         for branch in &sublayer.branches {
-            if let Some(what) = unproven(branch) {
+            let zeros = writes_zeros(side, branch)?;
+            if let (None, Some(what)) = (zeros, unproven(branch)) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
-            let zeros = writes_zeros(side, branch)?;
             if zeros.is_some() || branch.post_norm.is_some() {
                 // What feeds zeros does not matter, but it must be there, and finite.
                 branch.lenses().try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
@@ -301,6 +301,14 @@ fn left_behind_norm(side: &Side, branch: &Branch, norm: &Norm, place: &str) -> R
 
 /// The part of a branch for which there are no equations.
 fn unproven(branch: &Branch) -> Option<&'static str> {
+    if let Op::Attention(attention) = &branch.op {
+        if attention.reads_encoder {
+            return Some("attention to an encoder");
+        }
+        if attention.relative.is_some() {
+            return Some("a bias for each distance");
+        }
+    }
     let experts = matches!(branch.op, Op::Experts(_));
     match (&branch.post_norm, &branch.scale) {
         (Some(_), Some(_)) => Some("LayerScale behind a norm"),
