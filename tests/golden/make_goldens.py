@@ -32,6 +32,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 sys.dont_write_bytecode = True  # every folder here is a case
+import decoders
 import encoders_and_others
 from numpy_parts import ACTIVATIONS, attention, conv1d, gelu_erf, layer_norm, linear, masks, rms_norm, strip
 
@@ -141,39 +142,16 @@ TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
 
 def remove_float32():
     """Replace every place in the models used here that goes through float32."""
-    import torch
     import torch.nn.functional as F
-    from transformers.models.llama import modeling_llama
 
-    # 1. Eager attention of Llama, ViT and DeiT: softmax(scores, dtype=torch.float32).
+    # Eager attention of ViT and DeiT: softmax(scores, dtype=torch.float32).
     softmax = F.softmax
 
     def softmax_same_dtype(input, dim=None, _stacklevel=3, dtype=None):
         return softmax(input, dim=dim, dtype=input.dtype)
 
     F.softmax = softmax_same_dtype
-
-    # 2. LlamaRMSNorm computes mean and rsqrt in float32.
-    def rms_norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    modeling_llama.LlamaRMSNorm.forward = rms_norm
-
-    # 3. Rotary embedding: inv_freq, the angles, cos and sin are float32.
-    def inverse_frequencies(config, **_):
-        assert config.rope_parameters["rope_type"] == "default"
-        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-        return 1.0 / (config.rope_parameters["rope_theta"] ** exponent), 1.0
-
-    def rotary(self, x, position_ids):
-        # inv_freq is computed here, not taken from the buffer, which loading may have cast.
-        inv_freq, scaling = inverse_frequencies(self.config)
-        angles = position_ids[..., None].to(torch.float64) * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos() * scaling, angles.sin() * scaling
-
-    modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters = staticmethod(inverse_frequencies)
-    modeling_llama.LlamaRotaryEmbedding.forward = torch.no_grad()(rotary)
+    decoders.remove_float32()
     encoders_and_others.remove_float32()
 
 
@@ -205,7 +183,9 @@ def randomize(model, name):
 
     norms, embeddings = set(), set()
     for module_name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm) or type(module).__name__ == "LlamaRMSNorm":
+        kind = type(module).__name__
+        # (Gemma's weights are what is added to 1.)
+        if isinstance(module, nn.LayerNorm) or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -260,7 +240,7 @@ def run(model, entry):
     """The outputs of the model for one input, batch dimension dropped."""
     import torch
 
-    with torch.no_grad(), float64_only():
+    with torch.no_grad(), float64_only(), decoders.float32_means_float64():
         if "pixels" in entry:
             pixels = torch.from_numpy(unpack(entry["pixels"]))[None]
             result = model(pixels)
@@ -295,6 +275,7 @@ def build(case, config):
     cls = class_of(case)
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
     return cls(config).double().eval()
 
 
@@ -306,7 +287,7 @@ def save(model, case, folder):
             # model_args is explicit: older timm 1.0.x versions do not record the arguments of create_model.
             save_for_hf(model, scratch, model_args=case["config"], safe_serialization=True)
         else:
-            model.save_pretrained(scratch)
+            model.save_pretrained(scratch, **case.get("save", {}))
         for file in ("config.json", "model.safetensors"):
             shutil.copyfile(Path(scratch, file), folder / file)
 
@@ -320,7 +301,7 @@ def reload(case, folder):
         return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
     cls = class_of(case)
     model, info = cls.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager",
-                                      output_loading_info=True)
+                                      experts_implementation="eager", output_loading_info=True)
     # (BERT's decoder.bias is tied to predictions.bias and legitimately not in the file.)
     assert not info["unexpected_keys"] and not info["missing_keys"], info
     return model.eval()
@@ -400,35 +381,6 @@ def numpy_gpt2(c, w, entry):
     return {"logits": x @ w["wte.weight"].T} if head else {"last_hidden_state": x}
 
 
-def numpy_llama(c, w, entry):
-    head = any(k.startswith("model.") for k in w)
-    w = strip(w, "model.")
-    ids, allowed = entry["input_ids"], masks(entry, causal=True)
-    act, eps, d = ACTIVATIONS[c["hidden_act"]], c["rms_norm_eps"], c["head_dim"]
-    assert c["rope_parameters"]["rope_type"] == "default"
-    angles = np.outer(np.arange(len(ids)), c["rope_parameters"]["rope_theta"] ** -(np.arange(0, d, 2) / d))
-    cos, sin = np.cos(angles), np.sin(angles)
-
-    def rotate(x):  # pairs are (j, j + d/2)
-        a, b = x[:, :d // 2], x[:, d // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-    x = w["embed_tokens.weight"][ids]
-    for i in range(c["num_hidden_layers"]):
-        p = f"layers.{i}"
-        y = rms_norm(x, w[f"{p}.input_layernorm.weight"], eps)
-        q, k, v = (linear(y, w, f"{p}.self_attn.{n}_proj") for n in "qkv")
-        a = attention(q, k, v, c["num_attention_heads"], c["num_key_value_heads"], d**-0.5, allowed, rotate)
-        x = x + linear(a, w, f"{p}.self_attn.o_proj")
-        y = rms_norm(x, w[f"{p}.post_attention_layernorm.weight"], eps)
-        y = act(linear(y, w, f"{p}.mlp.gate_proj")) * linear(y, w, f"{p}.mlp.up_proj")
-        x = x + linear(y, w, f"{p}.mlp.down_proj")
-    x = rms_norm(x, w["norm.weight"], eps)
-    if not head:
-        return {"last_hidden_state": x}
-    return {"logits": x @ w["embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"].T}
-
-
 def numpy_bert(c, w, entry):
     if c["architectures"][0].startswith("mod"):
         return encoders_and_others.numpy_pre_norm_bert(c, w, entry)
@@ -464,11 +416,11 @@ def patches(pixels, size):
     return grid.reshape(-1, c * size * size)
 
 
-NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert}
+NUMPY_MODELS = {"gpt2": numpy_gpt2, "bert": numpy_bert}
 
 # More families, in files of their own. They use the parts above, whether this file is run or imported.
 sys.modules["make_goldens"] = sys.modules[__name__]
-for module in ("images", "encoders_and_others"):
+for module in ("images", "decoders", "encoders_and_others"):
     module = importlib.import_module(module)
     CASES.update(module.CASES)
     NUMPY_MODELS.update(module.NUMPY_MODELS)

@@ -5,12 +5,21 @@ mod bert;
 mod bert_pre_norm;
 mod deit;
 mod distilbert;
+mod gemma;
+mod gemma2;
 mod gpt2;
 mod gpt_neox;
 mod llama;
+mod mistral;
+mod mixtral;
+mod olmo;
 mod opt;
 mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod roberta;
+mod stablelm;
 mod vit;
 mod vit_timm;
 
@@ -145,6 +154,15 @@ static FAMILIES: &[&Family] = &[
     &phi::PHI,
     &roberta::ROBERTA,
     &distilbert::DISTILBERT,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &mixtral::MIXTRAL,
+    &phi3::PHI3,
+    &stablelm::STABLELM,
+    &olmo::OLMO,
 ];
 
 /// The families that are implemented.
