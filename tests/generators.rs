@@ -144,7 +144,7 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
         for branch in &sublayer.branches {
             note(format!("norms behind {}", branch.post_norm.is_some()));
             note(format!("layer scale {}", branch.scale.is_some()));
-            for norm in &branch.norm {
+            if let Some(norm) = &branch.norm {
                 note(format!("norms store nothing {}", norm.weight.is_none()));
             }
             match &branch.op {
@@ -267,8 +267,7 @@ const WORDS: &[Architecture] = &[
     Gpt2, GptNeox, Opt, Phi, Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Mixtral, Phi3, Stablelm,
     Olmo,
 ];
-const GATED: &[Architecture] =
-    &[Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Phi3, Stablelm, Olmo];
+const GATED: &[Architecture] = &[Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Phi3, Stablelm, Olmo];
 const PARTIAL: &[Architecture] = &[GptNeox, Phi, Phi3, Stablelm];
 
 /// Families, what is seen of them, and how often at least.
@@ -284,10 +283,31 @@ const FEATURES: &[(&[Architecture], &[&str], usize)] = &[
     (GATED, &["activation Silu", "activation Relu", "activation GeluTanh"], 15),
     (
         &[
-            Gpt2, GptNeox, Phi, Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma2, Mixtral, Phi3,
-            Stablelm, Bert, BertPreNorm, Roberta, Vit, Deit,
+            Gpt2,
+            GptNeox,
+            Phi,
+            Llama,
+            Mistral,
+            Qwen2,
+            Qwen3,
+            Gemma,
+            Gemma2,
+            Mixtral,
+            Phi3,
+            Stablelm,
+            Bert,
+            BertPreNorm,
+            Roberta,
+            Vit,
+            Deit,
         ],
-        &["eps Some(1e-12)", "eps Some(1e-6)", "eps Some(1e-5)", "eps Some(0.001)", "eps Some(0.1)"],
+        &[
+            "eps Some(1e-12)",
+            "eps Some(1e-6)",
+            "eps Some(1e-5)",
+            "eps Some(0.001)",
+            "eps Some(0.1)",
+        ],
         20,
     ),
     (&[Gpt2], &["first name transformer", "first name wte", "plain scale false"], 40),

@@ -227,7 +227,9 @@ fn other_rotary_frequencies_are_never_proven() {
         let models = Models::random(Architecture::Llama, seed, |_| ()).unwrap();
         let mut editor = Editor::new(&models.expanded, &models.expanded_model);
         editor.config().remove("rope_parameters");
-        editor.config().set("rope_theta", 7.0 * models.source_case.theta);
+        editor.config().remove("rope_scaling");
+        // None that is drawn.
+        editor.config().set("rope_theta", 70.0);
         let changed = editor.finish();
         let model = describe(&changed).unwrap();
         let all = all_inputs(&models, seed);

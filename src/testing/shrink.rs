@@ -55,8 +55,7 @@ pub fn simpler(case: &PairCase) -> impl Iterator<Item = PairCase> + use<> {
 fn cost((source, target): &PairCase) -> Result<[usize; 5]> {
     let model = source.model()?;
     let weights = model.lenses().into_iter().map(|lens| lens.rows().saturating_mul(lens.cols()));
-    let mut target_sizes: usize =
-        TARGET_SIZES.iter().map(|size| *size(&mut target.clone())).sum();
+    let mut target_sizes: usize = TARGET_SIZES.iter().map(|size| *size(&mut target.clone())).sum();
     target_sizes += target.experts.unwrap_or(0);
     let settings = [
         target.free != FreeParts::Zero,

@@ -346,8 +346,9 @@ impl Width {
                 _ => None,
             })
         });
-        let reads_stream =
-            |before: &[Step]| before.iter().all(|s| matches!(s, Step::Position(_) | Step::MeanFrom(_)));
+        let reads_stream = |before: &[Step]| {
+            before.iter().all(|s| matches!(s, Step::Position(_) | Step::MeanFrom(_)))
+        };
         // A norm behind a layer of the head.
         let inner = norms_of_steps.clone().any(|(before, _)| !reads_stream(before));
         let layer_norms = branches()
@@ -358,9 +359,11 @@ impl Width {
         // A narrower table stays as it is.
         let wide = model.embedding.tables.iter().filter(|table| table.projection.is_none());
         let tables: Vec<&Lens> = wide.map(|table| &table.lens).collect();
-        let tied = model.outputs.iter().flat_map(|output| &output.steps).any(
-            |step| matches!(step, Step::Linear(head) if tables.contains(&&head.weight)),
-        );
+        let tied = model
+            .outputs
+            .iter()
+            .flat_map(|output| &output.steps)
+            .any(|step| matches!(step, Step::Linear(head) if tables.contains(&&head.weight)));
         let weightless = norms_of_steps.all(|(_, norm)| norm.weight.is_none());
         match () {
             _ if tied && weightless => Width::Same,

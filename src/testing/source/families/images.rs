@@ -64,7 +64,8 @@ fn encoder(class: &str, model_type: &str, classes: bool, rng: Rng) -> (Drawn, &'
 }
 
 pub(super) fn vit(rng: Rng) -> Drawn {
-    let (classes, pooled) = rng.pick(&[(true, false), (true, false), (false, false), (false, true)]);
+    let (classes, pooled) =
+        rng.pick(&[(true, false), (true, false), (false, false), (false, true)]);
     let class = if classes { "ViTForImageClassification" } else { "ViTModel" };
     let (mut drawn, prefix) = encoder(class, "vit", classes, rng);
     drawn.store(classes, "classifier.weight");
