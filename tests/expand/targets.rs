@@ -89,8 +89,8 @@ fn free(model: &Model) -> Vec<(&'static str, Target)> {
     ]
 }
 
-/// A wider and deeper model in which all neurons and heads have second copies; not a multiple of
-/// the width where that is lossless.
+/// A deeper model in which all neurons and heads have second copies; wider where that is lossless,
+/// and if it can be, not by a multiple.
 pub fn deeper(case: &Case) -> Target {
     let sizes = &case.model.sizes;
     let of = |hidden: usize, heads: usize| Target {
@@ -101,10 +101,14 @@ pub fn deeper(case: &Case) -> Target {
         layers: Some(sizes.layers + 3),
         ..Target::default()
     };
-    let any = of(2 * sizes.hidden + 2 * sizes.head_dim, 2 * sizes.heads + 2);
-    let options = Options { target: any.clone(), ..Options::default() };
-    match expand(&case.checkpoint, &case.model, &options) {
-        Ok(_) => any,
-        Err(_) => of(2 * sizes.hidden, 2 * sizes.heads),
-    }
+    let choices = [
+        of(2 * sizes.hidden + 2 * sizes.head_dim, 2 * sizes.heads + 2),
+        of(2 * sizes.hidden, 2 * sizes.heads),
+        of(sizes.hidden, 2 * sizes.heads),
+    ];
+    let lossless = |target: &Target| {
+        let options = Options { target: target.clone(), ..Options::default() };
+        expand(&case.checkpoint, &case.model, &options).is_ok()
+    };
+    choices.into_iter().find(lossless).unwrap_or_else(|| panic!("{} cannot grow", case.name))
 }
