@@ -125,7 +125,7 @@ impl<'a> Doubled<'a> {
             && model.layers.iter().flatten().all(|sublayer| sublayer.post_norm.is_none());
         let steps = model.outputs.iter().flat_map(|output| &output.steps);
         let norms_of_steps = steps.filter(|step| matches!(step, Step::Norm(_))).count();
-        let last_norms = pair.reading_norms().len() - pair.branches().count();
+        let last_norms = pair.last_norms().count();
         let read_by_norms = last_norms == model.outputs.len() && norms_of_steps == last_norms;
         if !pre_norm || !read_by_norms || model.sizes.norm_eps.is_none() {
             return None;

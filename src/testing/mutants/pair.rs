@@ -122,7 +122,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Norms of the stream in front of the outputs.
-    fn last_norms(&self) -> impl Iterator<Item = &'a Norm> + use<'a> {
+    pub(super) fn last_norms(&self) -> impl Iterator<Item = &'a Norm> + use<'a> {
         self.expanded_model.outputs.iter().filter_map(last_norm)
     }
 
