@@ -123,6 +123,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     ];
     let layer = |index| layer(&format!("{prefix}transformer.layer.{index}"), &sizes, activation);
     Ok(Model {
+        encoder: None,
         family: DISTILBERT.name,
         embedding: Embedding {
             norm: Some(norm(&format!("{prefix}embeddings.LayerNorm"))),

@@ -131,6 +131,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             vec![Table::plain(TableIndex::Token, token_table)],
         ),
         layers: (0..parts.sizes.layers).map(|index| parts.layer(index, parallel)).collect(),
+        encoder: None,
         outputs: vec![output],
         aliases,
         buffers: catalog.ending_in(&[

@@ -20,6 +20,7 @@ mod qwen2;
 mod qwen3;
 mod roberta;
 mod stablelm;
+mod t5;
 mod vit;
 mod vit_timm;
 
@@ -163,6 +164,7 @@ static FAMILIES: &[&Family] = &[
     &phi::PHI,
     &roberta::ROBERTA,
     &distilbert::DISTILBERT,
+    &t5::T5,
 ];
 
 /// The families that are implemented.

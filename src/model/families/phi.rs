@@ -130,6 +130,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         Output { name: "logits", steps: vec![last, head], fixed: true }
     };
     Ok(Model {
+        encoder: None,
         family: PHI.name,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
