@@ -32,7 +32,7 @@ mod write;
 
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::Result;
-use crate::model::{Catalog, Model, family_of};
+use crate::model::{Catalog, Model};
 
 /// The sizes asked for, all counts; `None` keeps the source's.
 ///
@@ -112,7 +112,7 @@ pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<C
 }
 
 fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
-    let family = family_of(source.config())?;
+    let family = model.family;
     plan::check_every_tensor_is_known(source, model)?;
     let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
     let dtype = |name: &str| options.dtype.or_else(|| stored(name));
