@@ -11,7 +11,7 @@ mod parts;
 mod relative;
 mod tree;
 
-pub use families::{Catalog, Family, families, family_of};
+pub use families::{Catalog, Family, Fields, families, family_of};
 pub use lens::{Dim, Lens};
 use parts::*;
 pub use relative::RelativeBias;
