@@ -206,7 +206,8 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }
-    let proven = |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0);
+    let proven =
+        |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0.0);
     if !proven(&tried) {
         let pairs = align()?;
         if tried.iter().all(|(other, _)| *other != pairs) {
@@ -219,7 +220,7 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }
-    let best = tried.into_iter().min_by_key(|(_, found)| found.faults());
+    let best = tried.into_iter().min_by(|(_, a), (_, b)| a.faults().total_cmp(&b.faults()));
     let (pairs, found) = best.expect("at least one alignment was tried");
     let inserted: Vec<&str> = pairs
         .iter()
@@ -249,7 +250,7 @@ fn exhaustive(
     map: &Map,
     (s, t): (&[Sublayer], &[Sublayer]),
 ) -> Result<Vec<Pair>> {
-    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults() as f64);
+    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults());
     let costs: Vec<f64> = (0..(s.len() + 1) * (t.len() + 1))
         .into_par_iter()
         .map(|cell| match (cell / (t.len() + 1), cell % (t.len() + 1)) {
