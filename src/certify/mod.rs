@@ -39,10 +39,12 @@ mod outputs;
 mod pattern;
 mod reader;
 mod side;
+mod spread;
 mod squares;
 mod stream;
 mod sublayer;
 mod suspect;
+mod words;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 
@@ -117,10 +119,9 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         );
         ledger.unknown("embedding", reason);
     }
-    ledger.map("hidden", found.map.words());
     Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
 
-    let mut map = found.map;
+    let mut map = found.map.clone();
     match (&s.embedding.norm, &t.embedding.norm) {
         (None, None) => {}
         (Some(a), Some(b)) => {
@@ -139,6 +140,8 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         _ => ledger.unknown("embedding norm", "only one of the two models has it"),
     }
     let map = layers(&network, map, ledger)?;
+    let told = ledger.notes.tell(&found.map, (s, t));
+    ledger.certificate.maps.extend(told);
     if s.outputs.len() != t.outputs.len() {
         ledger.unknown("outputs", "the two models return different things");
     }
@@ -221,17 +224,7 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         tried.push((pairs, found));
     }
     let best = tried.into_iter().min_by(|(_, a), (_, b)| a.faults().total_cmp(&b.faults()));
-    let (pairs, found) = best.expect("at least one alignment was tried");
-    let inserted: Vec<&str> = pairs
-        .iter()
-        .filter_map(|pair| match pair {
-            (None, Some(j)) => Some(places[*j].as_str()),
-            _ => None,
-        })
-        .collect();
-    if !inserted.is_empty() {
-        ledger.map("depth", format!("inserted, writing nothing: {}", inserted.join(", ")));
-    }
+    let (_, found) = best.expect("at least one alignment was tried");
     ledger.append(found);
     Ok(map)
 }
@@ -310,8 +303,9 @@ fn post_norm_layers(
     ledger: &mut Ledger,
 ) -> Result<Map> {
     if s.len() != t.len() {
+        let unmatched = places.get(s.len()).map_or("depth", String::as_str);
         ledger.unknown(
-            "depth",
+            unmatched,
             format!(
                 "a norm behind every sublayer makes {} layers out of {} something else, up to ε: \
                  no lossless depth expansion is known",
