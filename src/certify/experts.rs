@@ -2,9 +2,9 @@
 //!
 //! Let every expert of the source have m copies, whose router rows are its own, and let m times as
 //! many be active. Copies have one logit, so the active ones are all copies of what the source
-//! sends a token to, and the softmax gives each an m-th of the expert's share. So if what the copies
-//! write, averaged, is what the expert writes, the mixture is equal. The average is one network: the
-//! copies' neurons side by side, fan-outs and biases divided by m.
+//! sends a token to, and the softmax gives each an m-th of the expert's share. So if what the
+//! copies write, averaged, is what the expert writes, the mixture is equal. The average is one
+//! network: the copies' neurons side by side, fan-outs and biases divided by m.
 //!
 //! Experts that the router cannot tell apart are chosen by their place: they correspond one by one
 //! where there is one copy of each, and all must be equal where there are more.
