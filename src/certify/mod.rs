@@ -11,8 +11,11 @@
 //! | embeddings: `Emb_T = Emb_S Eᵀ` | `stream` |
 //! | norm and its readers, with γ and β folded in | `reader` |
 //! | neurons and heads in groups, fan-outs summed | `channels`, `cluster`, `pattern` |
+//! | norms of queries and keys | `head_norm` |
+//! | norms behind a branch | `branch_norm` |
+//! | mixtures of experts | `experts` |
 //! | sublayers that write nothing | `align`, `sublayer` |
-//! | `ε_T = η² ε_S` | `sublayer` |
+//! | `ε_T = η² ε_S`, windows, active experts | `fields` |
 //! | heads | `outputs` |
 //!
 //! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
