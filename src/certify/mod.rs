@@ -11,8 +11,11 @@
 //! | embeddings: `Emb_T = Emb_S Eᵀ` | `stream` |
 //! | norm and its readers, with γ and β folded in | `reader` |
 //! | neurons and heads in groups, fan-outs summed | `channels`, `cluster`, `pattern` |
+//! | norms of queries and keys | `head_norm` |
+//! | norms behind a branch | `branch_norm` |
+//! | mixtures of experts | `experts` |
 //! | sublayers that write nothing | `align`, `sublayer` |
-//! | `ε_T = η² ε_S` | `sublayer` |
+//! | `ε_T = η² ε_S`, windows, active experts | `fields` |
 //! | heads | `outputs` |
 //!
 //! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
@@ -209,7 +212,8 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }
-    let proven = |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0);
+    let proven =
+        |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0.0);
     if !proven(&tried) {
         let pairs = align()?;
         if tried.iter().all(|(other, _)| *other != pairs) {
@@ -222,7 +226,7 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }
-    let best = tried.into_iter().min_by_key(|(_, found)| found.faults());
+    let best = tried.into_iter().min_by(|(_, a), (_, b)| a.faults().total_cmp(&b.faults()));
     let (_, found) = best.expect("at least one alignment was tried");
     ledger.append(found);
     Ok(map)
@@ -242,7 +246,7 @@ fn exhaustive(
     map: &Map,
     (s, t): (&[Sublayer], &[Sublayer]),
 ) -> Result<Vec<Pair>> {
-    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults() as f64);
+    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults());
     let costs: Vec<f64> = (0..(s.len() + 1) * (t.len() + 1))
         .into_par_iter()
         .map(|cell| match (cell / (t.len() + 1), cell % (t.len() + 1)) {
