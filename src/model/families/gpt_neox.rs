@@ -9,20 +9,8 @@ use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::model::*;
 
-pub(super) static GPT_NEOX: Family = Family {
-    name: "gpt_neox",
-    fields: Fields {
-        hidden: "hidden_size",
-        heads: "num_attention_heads",
-        intermediate: "intermediate_size",
-        layers: "num_hidden_layers",
-        kv_heads: None,
-        head_dim: None,
-        norm_eps: Some("layer_norm_eps"),
-    },
-    describe,
-    configure,
-};
+pub(super) static GPT_NEOX: Family =
+    Family { name: "gpt_neox", fields: Fields::USUAL, describe, configure };
 
 const ROTARY: PartialRotary = PartialRotary {
     base: &["rotary_emb_base", "rope_theta"],
@@ -143,6 +131,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             vec![Table::plain(TableIndex::Token, token_table)],
         ),
         layers: (0..parts.sizes.layers).map(|index| parts.layer(index, parallel)).collect(),
+        encoder: None,
         outputs: vec![output],
         aliases,
         buffers: catalog.ending_in(&[

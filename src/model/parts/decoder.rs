@@ -184,6 +184,7 @@ impl<'a> Decoder<'a> {
                 vec![Table::plain(TableIndex::Token, table)],
             ),
             layers: (0..self.sizes.layers).map(|index| layer(&self.layer(index))).collect(),
+            encoder: None,
             outputs: vec![output],
             aliases,
             buffers: self.catalog.ending_in(&["rotary_emb.inv_freq"]),
