@@ -9,7 +9,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Count, Embedding, Lens, Positions, Table, TableIndex};
+use crate::model::{Count, Embedding, Lens, NormKind, Positions, Table, TableIndex};
 use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate};
 
 /// A summand of the embedding, in both models.
@@ -127,12 +127,12 @@ pub(super) struct Found {
 const SAMPLE_ROWS: usize = 16;
 
 /// Finds the map of the stream. `layer_norm`: whether all that reads the stream is a LayerNorm, so
-/// that it only matters up to a constant over the channels.
+/// that it only matters up to a constant over the channels. `kind`: of the norms that read it.
 pub(super) fn stream_map(
     source: &Side,
     expanded: &Side,
     parts: &[Part],
-    layer_norm: bool,
+    (layer_norm, kind): (bool, NormKind),
 ) -> Result<Found> {
     let unit = parts.iter().map(|p| expanded.unit(p.expanded)).fold(0.0, f64::max);
     let samples = samples(source.checkpoint, expanded.checkpoint, parts)?;
@@ -150,7 +150,7 @@ pub(super) fn stream_map(
             votes = vote(&seen, widths, unit);
         }
     }
-    Ok(settle(votes, widths, layer_norm, unit))
+    Ok(settle(votes, widths, (layer_norm, kind), unit))
 }
 
 fn centred(mut rows: Array2<f64>) -> Array2<f64> {
@@ -351,12 +351,14 @@ impl Near<'_> {
 fn settle(
     votes: Vec<Proposal>,
     (source, expanded): (usize, usize),
-    layer_norm: bool,
+    (layer_norm, kind): (bool, NormKind),
     unit: f64,
 ) -> Found {
     let unexplained = votes.iter().filter(|v| v.is_none()).count();
     let (scale, scale_error) = common_scale(&votes, unit);
-    let residue = if layer_norm { Entry::Mean } else { Entry::Zero };
+    let cast = |entry| votes.iter().flatten().filter(|(vote, _)| *vote == entry).count();
+    let averaged = kind == NormKind::Layer && cast(Entry::Mean) > cast(Entry::Zero);
+    let residue = if layer_norm || averaged { Entry::Mean } else { Entry::Zero };
     let whole = expanded / source * source;
     let layout = |channel: usize| match channel < whole {
         true => Entry::Copy { of: channel % source, sign: 1.0 },

@@ -98,13 +98,18 @@ fn bytes((checkpoint, model): (&Checkpoint, &Model)) -> u64 {
 
 fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     let (s, t) = (source.model, expanded.model);
+    if s.encoder.is_some() || t.encoder.is_some() {
+        ledger.unknown("encoder", "no equation is known for an encoder beside a decoder");
+    }
     let Some(parts) = discover::parts(&s.embedding, &t.embedding) else {
         ledger.unknown("embedding", "the two models embed their input in different ways");
         return Ok(());
     };
     let layer_norm = reads_by_layer_norm_alone(s) && reads_by_layer_norm_alone(t);
     let network = Network { source, expanded, layer_norm };
-    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
+    let layers_alone = |model| norms(model).iter().all(|norm| norm.kind == NormKind::Layer);
+    let kind = if layers_alone(s) { NormKind::Layer } else { NormKind::Rms };
+    let found = discover::stream_map(source, expanded, &parts, (layer_norm, kind))?;
     if found.unexplained * 2 > found.map.expanded() {
         let reason = format!(
             "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \

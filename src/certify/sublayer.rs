@@ -3,7 +3,7 @@
 use super::blame::{Accused, NOTHING, Verdict, alone};
 use super::bounded::Bounded;
 use super::certificate::Failure;
-use super::channels::{compare, equations};
+use super::channels::{Groups, Writes, compare, equations};
 use super::experts::Mixtures;
 use super::fields::window;
 use super::layer_scale::scale_fault;
@@ -163,11 +163,11 @@ impl<'a> Network<'a> {
         let side = if expanded { self.expanded } else { self.source };
         let mut zero = true;
         for branch in &sublayer.branches {
-            if let Some(what) = unproven(branch) {
+            let zeros = writes_zeros(side, branch)?;
+            if let (None, Some(what)) = (zeros, unproven(branch)) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
-            let zeros = writes_zeros(side, branch)?;
             zero &= zeros.is_some();
             if zeros.is_some() || branch.post_norm.is_some() {
                 // What feeds zeros does not matter, but it must be there, and finite.
@@ -289,6 +289,14 @@ fn left_behind_norm(side: &Side, branch: &Branch, norm: &Norm, place: &str) -> R
 
 /// The part of a branch for which there are no equations.
 fn unproven(branch: &Branch) -> Option<&'static str> {
+    if let Op::Attention(attention) = &branch.op {
+        if attention.reads_encoder {
+            return Some("attention to an encoder");
+        }
+        if attention.relative.is_some() {
+            return Some("a bias for each distance");
+        }
+    }
     let experts = matches!(branch.op, Op::Experts(_));
     match (&branch.post_norm, &branch.scale) {
         (Some(_), Some(_)) => Some("LayerScale behind a norm"),

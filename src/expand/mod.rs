@@ -1,8 +1,8 @@
 //! Lossless expansion: a larger model that computes what the small one computes.
 //!
 //! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
-//! file each, written against the tree of [`crate::model`] and never against a family. `plan`
-//! decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
+//! file each: the elementary ones in [`rules`], on matrices; those of a model's parts beside it,
+//! written against the tree of [`crate::model`] and never against a family. `plan` decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
 //! adapted.
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
@@ -17,15 +17,14 @@ mod depth;
 mod embedding;
 mod experts;
 mod linear;
-mod maps;
 mod memory;
 mod mlp;
 mod norm;
 mod outputs;
 mod plan;
 mod random;
+pub mod rules;
 mod same;
-mod scale;
 mod sizes;
 mod stream;
 mod vectors;
