@@ -72,9 +72,13 @@ pub(super) fn cheapest(source: usize, expanded: usize, cost: impl Fn(Pair) -> f6
     for i in (0..=source).rev() {
         for j in (0..=expanded).rev() {
             let (s, t) = ((i < source).then_some(i), (j < expanded).then_some(j));
-            let moves = [(s, t), (None, t), (s, None)];
-            let complete = [s.is_some() && t.is_some(), t.is_some(), s.is_some()];
-            for (step, _) in moves.into_iter().zip(complete).filter(|(_, complete)| *complete) {
+            let mut moves: Vec<Pair> = Vec::new();
+            if s.is_some() && t.is_some() {
+                moves.push((s, t));
+            }
+            moves.extend(t.map(|_| (None, t)));
+            moves.extend(s.map(|_| (s, None)));
+            for step in moves {
                 let (next_i, next_j) = after(i, j, step);
                 let total = best[next_i][next_j].0 + cost(step);
                 if total < best[i][j].0 - SAME {

@@ -110,7 +110,9 @@ impl<'a> Network<'a> {
             }
         }
         if found.inside_holds() {
-            note(map, readers.1, (&source.op, &expanded.op), (&t, &found.groups), place, ledger)?;
+            let (notes, ops) = (&mut ledger.notes, (&source.op, &expanded.op));
+            notes.spreads.extend(Spread::of(place, ops, readers.1.side, &t, &found.groups)?);
+            notes.equal_reads.extend(read_equally(readers.1, &expanded.op)?);
         }
         self.head_epsilons(&found, &expanded.op, place, ledger);
         let mut failure = None;
@@ -159,26 +161,28 @@ impl<'a> Network<'a> {
     ) -> Result<Ledger> {
         let mut ledger = Ledger::new();
         let side = if expanded { self.expanded } else { self.source };
+        let mut zero = true;
         for branch in &sublayer.branches {
             let zeros = writes_zeros(side, branch)?;
             if let (None, Some(what)) = (zeros, unproven(branch)) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
+            zero &= zeros.is_some();
             if zeros.is_some() || branch.post_norm.is_some() {
                 // What feeds zeros does not matter, but it must be there, and finite.
                 branch.lenses().try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
             }
             match (zeros, &branch.post_norm) {
-                (Some(entries), _) => {
-                    ledger.hold(&Residual::zero(entries));
-                    ledger.notes.silent.push(Silent { place: place.into(), zero: true, expanded });
-                }
+                (Some(entries), _) => ledger.hold(&Residual::zero(entries)),
                 (None, Some(norm)) => ledger.fail(left_behind_norm(side, branch, norm, place)?),
                 (None, None) => {
                     self.written_alone(map, (side, branch), expanded, place, &mut ledger)?
                 }
             }
+        }
+        if ledger.faults() == 0 {
+            ledger.notes.silent.push(Silent { place: place.into(), zero, expanded });
         }
         Ok(ledger)
     }
@@ -216,7 +220,6 @@ impl<'a> Network<'a> {
             self.head_epsilons(&found, op, place, ledger);
             if found.hold() {
                 found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
-                ledger.notes.silent.push(Silent { place: place.into(), zero: false, expanded });
                 continue;
             }
             let half = (&reader, op);
@@ -226,21 +229,6 @@ impl<'a> Network<'a> {
         }
         Ok(())
     }
-}
-
-/// Notes which kind of expansion a branch is.
-fn note(
-    map: &Map,
-    reader: &Reader,
-    ops: (&Op, &Op),
-    (writes, groups): (&Writes, &Groups),
-    place: &str,
-    ledger: &mut Ledger,
-) -> Result<()> {
-    let notes = &mut ledger.notes;
-    notes.spreads.extend(Spread::of(place, ops, reader, writes, groups)?);
-    notes.equal_reads.extend(read_equally(reader, map, ops.1)?);
-    Ok(())
 }
 
 /// The constants that a pair of branches writes, and the failure if they alone disagree.
