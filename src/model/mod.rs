@@ -32,9 +32,15 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 }
 
 fn described(checkpoint: &Checkpoint) -> Result<Model> {
-    let family = family_of(checkpoint.config())?;
+    let config = checkpoint.config();
+    let family = family_of(config)?;
+    if config.get("quantization_config").is_some() {
+        let problem = "quantised weights are not implemented";
+        let error = config.unsupported("quantization_config", problem);
+        return Err(error.help("save the model in float32, float16 or bfloat16"));
+    }
     let catalog = Catalog::of(checkpoint);
-    let model = (family.describe)(checkpoint.config(), &catalog)?;
+    let model = (family.describe)(config, &catalog)?;
     for lens in model.lenses() {
         lens.check(checkpoint)?;
     }
