@@ -210,8 +210,11 @@ impl Map {
     pub fn expand_columns(&self, matrix: &Array2<f64>) -> Result<Array2<f64>> {
         let mut expanded = memory::zeros(matrix.nrows(), self.len())?;
         for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
-            let weighted = from.iter().enumerate().map(|(j, value)| self.weight(j) * value);
-            let mean = weighted.sum::<f64>() / self.sources as f64;
+            let sum = match &self.weights {
+                None => from.sum(),
+                Some(weights) => from.iter().zip(weights.iter()).map(|(x, w)| x * w).sum(),
+            };
+            let mean = sum / self.sources as f64;
             for (entry, slot) in self.entries.iter().zip(&mut to) {
                 *slot = self.scale
                     * match entry {

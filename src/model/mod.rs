@@ -4,17 +4,15 @@
 //! tree whose leaves are [`Lens`]es. The forward pass, the expansion rules, the certificate and the
 //! generators are written against the tree; a model family is one file under `families/`.
 
+pub mod convolutional;
 mod families;
 mod lens;
 mod parts;
 mod tree;
 
-pub use families::{Catalog, Family, family_of};
+pub use families::{Catalog, Family, families, family_of};
 pub use lens::{Dim, Lens};
-use parts::{
-    Image, ImageNames, class_count, configure_encoder, encoder_sizes, head_size, is_architecture,
-    pair_or, square,
-};
+use parts::*;
 pub use tree::*;
 
 use crate::checkpoint::Checkpoint;
@@ -80,17 +78,7 @@ impl Model {
             lenses.extend(norm.lenses());
         }
         for sublayer in self.layers.iter().flatten() {
-            for branch in &sublayer.branches {
-                if let Some(norm) = &branch.norm {
-                    lenses.extend(norm.lenses());
-                }
-                branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
-                branch.op.norms().iter().for_each(|norm| lenses.extend(norm.lenses()));
-                if let Some(norm) = &branch.post_norm {
-                    lenses.extend(norm.lenses());
-                }
-                lenses.extend(&branch.scale);
-            }
+            sublayer.branches.iter().for_each(|branch| lenses.extend(branch.lenses()));
             if let Some(norm) = &sublayer.post_norm {
                 lenses.extend(norm.lenses());
             }
@@ -111,6 +99,17 @@ impl Model {
         known.extend(self.aliases.iter().map(|a| a.name.as_str()));
         known.extend(self.buffers.iter().map(String::as_str));
         checkpoint.tensors().keys().map(String::as_str).filter(|n| !known.contains(n)).collect()
+    }
+}
+
+impl Branch {
+    /// Every lens, in the order of the computation.
+    pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
+        let first = self.norm.iter().flat_map(Norm::lenses);
+        let linears = self.op.linears().into_iter().flat_map(Linear::lenses);
+        let inner = self.op.norms().into_iter().flat_map(Norm::lenses);
+        let last = self.post_norm.iter().flat_map(Norm::lenses);
+        first.chain(linears).chain(inner).chain(last).chain(&self.scale)
     }
 }
 

@@ -2,13 +2,16 @@
 
 pub(super) mod decoder;
 mod image;
+mod partial_rotary;
 pub(super) mod rotary;
 pub(super) mod windows;
-
-pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+mod words;
 
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+pub(super) use partial_rotary::PartialRotary;
+pub(super) use words::{check_causal, word_matrix};
 
 impl Dim {
     /// `count` times this dimension, where the field `from` says how many.

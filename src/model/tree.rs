@@ -317,6 +317,8 @@ pub enum Activation {
     GeluErf,
     /// `½x(1 + tanh(√(2/π)(x + 0.044715x³)))`.
     GeluTanh,
+    /// [`Activation::GeluTanh`] with √(2/π) written as 0.7978845608 (GPT-NeoX-20B).
+    GeluFast,
     /// `max(x, 0)`.
     Relu,
     /// `x/(1 + e⁻ˣ)`.

@@ -20,7 +20,6 @@ independent numpy implementation (bottom of this file), which must agree to 1e-1
 import argparse
 import importlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -34,6 +33,8 @@ from safetensors.numpy import load_file
 
 sys.dont_write_bytecode = True  # every folder here is a case
 import decoders
+import encoders_and_others
+from numpy_parts import ACTIVATIONS, attention, conv1d, gelu_erf, layer_norm, linear, masks, rms_norm, strip
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-12
@@ -45,7 +46,9 @@ TOLERANCE = 1e-12
 # ----------------------------------------------------------------------------------------------------
 
 def tokens(length, pad=0, types=False):
-    """A sequence of `length` random token ids. With `pad`, the last `pad` of them are masked out."""
+    """A sequence of `length` random token ids. With `pad`, the last `pad` of them are masked out; other keys
+    that a case may add: `left`, the first so many are; `mask`, a mask is given even if it hides nothing;
+    `inside`, the places of tokens that are the padding token."""
     return {"length": length, "pad": pad, "types": types}
 
 
@@ -149,6 +152,7 @@ def remove_float32():
 
     F.softmax = softmax_same_dtype
     decoders.remove_float32()
+    encoders_and_others.remove_float32()
 
 
 def float64_only():
@@ -181,7 +185,7 @@ def randomize(model, name):
     for module_name, module in model.named_modules():
         kind = type(module).__name__
         # (Gemma's weights are what is added to 1.)
-        if isinstance(module, nn.LayerNorm) or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -197,6 +201,12 @@ def randomize(model, name):
             values = 0.3 * values
         assert parameter.dtype == torch.float64, key
         parameter.data.copy_(torch.from_numpy(values))
+    for key, buffer in model.named_buffers():  # the running statistics of BatchNorm
+        values = rng.standard_normal(tuple(buffer.shape))
+        if key.endswith("running_mean"):
+            buffer.data.copy_(torch.from_numpy(values))
+        elif key.endswith("running_var"):
+            buffer.data.copy_(torch.from_numpy(np.exp(values)))
 
 
 def make_inputs(name, case):
@@ -211,8 +221,11 @@ def make_inputs(name, case):
         length, pad = spec["length"], spec["pad"]
         # Padding positions hold random ids too: attending to them would show.
         entry = {"input_ids": rng.integers(3, case["config"]["vocab_size"], length).tolist()}
-        if pad:
-            entry["attention_mask"] = [1] * (length - pad) + [0] * pad
+        for place in spec.get("inside", ()):
+            entry["input_ids"][place] = case["config"]["pad_token_id"]
+        left = spec.get("left", 0)
+        if pad or left or spec.get("mask"):
+            entry["attention_mask"] = [0] * left + [1] * (length - pad - left) + [0] * pad
         if spec["types"]:
             entry["token_type_ids"] = [i * case["config"]["type_vocab_size"] // length for i in range(length)]
         inputs.append(entry)
@@ -253,14 +266,21 @@ def run(model, entry):
     return {n: pack(result[n][0].numpy()) for n in names}
 
 
+def class_of(case):
+    import transformers
+
+    return getattr(transformers, case["cls"], None) or getattr(encoders_and_others, case["cls"])()
+
+
 def build(case, config):
     """A model of the case's class with float64 parameters (values to be overwritten)."""
     import timm
-    import transformers
 
+    if "build" in case:
+        return case["build"](config).double().eval()
     if case["cls"] == "timm":
         return timm.create_model(case.get("architecture", TIMM_ARCHITECTURE), pretrained=False, **config).double().eval()
-    cls = getattr(transformers, case["cls"])
+    cls = class_of(case)
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"
@@ -269,6 +289,8 @@ def build(case, config):
 
 def save(model, case, folder):
     """config.json and model.safetensors as the library writes them."""
+    if "save" in case:
+        return case["save"](model, case["config"], folder)
     with tempfile.TemporaryDirectory() as scratch:
         if case["cls"] == "timm":
             from timm.models import save_for_hf
@@ -284,11 +306,14 @@ def reload(case, folder):
     """Load the folder again with the library itself."""
     import timm
     import torch
-    import transformers
 
+    if "build" in case:
+        model = build(case, case["config"])
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(folder / "model.safetensors").items()})
+        return model
     if case["cls"] == "timm":
         return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
-    cls = getattr(transformers, case["cls"])
+    cls = class_of(case)
     model, info = cls.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager",
                                       experts_implementation="eager", output_loading_info=True)
     # (BERT's decoder.bias is tied to predictions.bias and legitimately not in the file.)
@@ -351,66 +376,6 @@ def make(only):
 # Independent recomputation: numpy only, from the files only. Knows nothing of torch.
 # ----------------------------------------------------------------------------------------------------
 
-erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def gelu_erf(x):
-    return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
-
-
-def gelu_tanh(x):
-    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-
-
-ACTIVATIONS = {
-    "gelu": gelu_erf, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh,
-    "relu": lambda x: np.maximum(x, 0.0), "silu": lambda x: x / (1.0 + np.exp(-x)),
-}
-
-
-def layer_norm(x, w, key, eps):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * w[f"{key}.weight"] + w[f"{key}.bias"]
-
-
-def linear(x, w, key):
-    """torch.nn.Linear: weight is (out, in); the bias is optional."""
-    y = x @ w[f"{key}.weight"].T
-    return y + w[f"{key}.bias"] if f"{key}.bias" in w else y
-
-
-def conv1d(x, w, key):
-    """GPT-2's Conv1D: weight is (in, out)."""
-    return x @ w[f"{key}.weight"] + w[f"{key}.bias"]
-
-
-def attention(q, k, v, heads, kv_heads, scale, allowed, rotate=lambda x: x):
-    """q: (n, heads*d), k and v: (n, kv_heads*d); allowed[i, j]: position i may look at j."""
-    n, d = q.shape[0], q.shape[1] // heads
-    out = np.empty((n, heads, d))
-    for h in range(heads):
-        g = h // (heads // kv_heads)
-        qh = rotate(q[:, h * d:(h + 1) * d])
-        kh = rotate(k[:, g * d:(g + 1) * d])
-        scores = np.where(allowed, qh @ kh.T * scale, -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        out[:, h] = weights @ v[:, g * d:(g + 1) * d]
-    return out.reshape(n, heads * d)
-
-
-def strip(w, prefix):
-    """The weights with `prefix` removed from the names that carry it."""
-    return {k.removeprefix(prefix): v for k, v in w.items()}
-
-
-def masks(entry, causal):
-    n = len(entry["input_ids"])
-    keep = np.array(entry.get("attention_mask", [1] * n), dtype=bool)
-    allowed = np.broadcast_to(keep, (n, n))
-    return allowed & np.tril(np.ones((n, n), dtype=bool)) if causal else allowed
-
-
 def numpy_gpt2(c, w, entry):
     head = any(k.startswith("transformer.") for k in w)
     w = strip(w, "transformer.")
@@ -467,10 +432,15 @@ NUMPY_MODELS = {"gpt2": numpy_gpt2, "bert": numpy_bert}
 
 # More families, in files of their own. They use the parts above, whether this file is run or imported.
 sys.modules["make_goldens"] = sys.modules[__name__]
-for module in ("images", "decoders"):
+for module in ("images", "decoders", "encoders_and_others", "resnets"):
     module = importlib.import_module(module)
     CASES.update(module.CASES)
     NUMPY_MODELS.update(module.NUMPY_MODELS)
+
+
+def numpy_model(config):
+    family = config.get("model_type", config.get("architecture"))
+    return NUMPY_MODELS[family if family in NUMPY_MODELS else "timm"]
 
 
 def check():
@@ -480,8 +450,8 @@ def check():
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         golden = json.loads((folder / "golden.json").read_text())
-        assert all(t.dtype == np.float64 for t in weights.values()), name
-        model = NUMPY_MODELS[config.get("model_type", "timm")]
+        assert all(t.dtype == np.float64 for k, t in weights.items() if not k.endswith("num_batches_tracked")), name
+        model = numpy_model(config)
         worst = 0.0
         assert len(golden["inputs"]) == len(golden["outputs"]) == len(CASES[name]["inputs"])
         for entry, expected in zip(golden["inputs"], golden["outputs"]):

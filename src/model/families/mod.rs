@@ -6,6 +6,7 @@ mod deit;
 mod gemma;
 mod gemma2;
 mod gpt2;
+mod gpt_neox;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -123,24 +124,28 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-fn families() -> Vec<&'static Family> {
-    vec![
-        &gpt2::GPT2,
-        &bert::BERT,
-        &llama::LLAMA,
-        &vit::VIT,
-        &vit_timm::VIT_TIMM,
-        &deit::DEIT,
-        &mistral::MISTRAL,
-        &qwen2::QWEN2,
-        &qwen3::QWEN3,
-        &gemma::GEMMA,
-        &gemma2::GEMMA2,
-        &mixtral::MIXTRAL,
-        &phi3::PHI3,
-        &stablelm::STABLELM,
-        &olmo::OLMO,
-    ]
+static FAMILIES: &[&Family] = &[
+    &gpt2::GPT2,
+    &bert::BERT,
+    &llama::LLAMA,
+    &vit::VIT,
+    &vit_timm::VIT_TIMM,
+    &deit::DEIT,
+    &gpt_neox::GPT_NEOX,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &mixtral::MIXTRAL,
+    &phi3::PHI3,
+    &stablelm::STABLELM,
+    &olmo::OLMO,
+];
+
+/// The families that are implemented.
+pub fn families() -> &'static [&'static Family] {
+    FAMILIES
 }
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
@@ -155,13 +160,12 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         }
         None => return Err(config.missing("model_type")),
     };
-    let known = families();
     let family = match field {
         "architecture" => "vit_timm",
         _ => name,
     };
-    known.iter().copied().find(|known| known.name == family).ok_or_else(|| {
-        let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+    FAMILIES.iter().copied().find(|known| known.name == family).ok_or_else(|| {
+        let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
         config
             .unsupported(field, format!("the family `{name}` is not implemented"))
             .help(format!("implemented are: {}", names.join(", ")))
@@ -175,8 +179,11 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
 pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
-        "gelu" => Activation::GeluErf,
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "gelu" | "gelu_python" => Activation::GeluErf,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => {
+            Activation::GeluTanh
+        }
+        "gelu_fast" => Activation::GeluFast,
         "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
         "tanh" => Activation::Tanh,
