@@ -144,7 +144,7 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
         for branch in &sublayer.branches {
             note(format!("norms behind {}", branch.post_norm.is_some()));
             note(format!("layer scale {}", branch.scale.is_some()));
-            for norm in &branch.norm {
+            if let Some(norm) = &branch.norm {
                 note(format!("norms store nothing {}", norm.weight.is_none()));
             }
             match &branch.op {

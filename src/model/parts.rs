@@ -1,5 +1,6 @@
 //! Parts that several families are put together from.
 
+mod bert;
 pub(super) mod decoder;
 mod image;
 mod partial_rotary;
@@ -9,6 +10,7 @@ mod words;
 
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use bert::{BertParts, WordOutput};
 pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
 pub(super) use partial_rotary::PartialRotary;
 pub(super) use words::{check_causal, word_matrix};

@@ -396,6 +396,8 @@ def numpy_gpt2(c, w, entry):
 
 
 def numpy_bert(c, w, entry):
+    if c["architectures"][0].startswith("mod"):
+        return encoders_and_others.numpy_pre_norm_bert(c, w, entry)
     head = any(k.startswith("cls.") for k in w)
     w = strip(w, "bert.")
     ids, allowed = entry["input_ids"], masks(entry, causal=False)

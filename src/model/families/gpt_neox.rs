@@ -9,20 +9,8 @@ use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::model::*;
 
-pub(super) static GPT_NEOX: Family = Family {
-    name: "gpt_neox",
-    fields: Fields {
-        hidden: "hidden_size",
-        heads: "num_attention_heads",
-        intermediate: "intermediate_size",
-        layers: "num_hidden_layers",
-        kv_heads: None,
-        head_dim: None,
-        norm_eps: Some("layer_norm_eps"),
-    },
-    describe,
-    configure,
-};
+pub(super) static GPT_NEOX: Family =
+    Family { name: "gpt_neox", fields: Fields::USUAL, describe, configure };
 
 const ROTARY: PartialRotary = PartialRotary {
     base: &["rotary_emb_base", "rope_theta"],
