@@ -150,6 +150,10 @@ static FAMILIES: &[&Family] = &[
     &vit_timm::VIT_TIMM,
     &deit::DEIT,
     &gpt_neox::GPT_NEOX,
+    &opt::OPT,
+    &phi::PHI,
+    &roberta::ROBERTA,
+    &distilbert::DISTILBERT,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
@@ -159,10 +163,6 @@ static FAMILIES: &[&Family] = &[
     &phi3::PHI3,
     &stablelm::STABLELM,
     &olmo::OLMO,
-    &opt::OPT,
-    &phi::PHI,
-    &roberta::ROBERTA,
-    &distilbert::DISTILBERT,
 ];
 
 /// The families that are implemented.

@@ -357,7 +357,7 @@ pub(in crate::model) fn head_dim(
 }
 
 /// Refuses settings of other families and of wrappers that would change what is computed.
-fn refuse_switches(config: &Config) -> Result<()> {
+pub(in crate::model) fn refuse_switches(config: &Config) -> Result<()> {
     const PER_LAYER: &str = "per_layer_config";
     if config.get(PER_LAYER).is_some() {
         return Err(config.unsupported(PER_LAYER, "layers that differ are not implemented"));
@@ -387,7 +387,7 @@ fn refuse_switches(config: &Config) -> Result<()> {
 }
 
 /// Refuses classifiers and the like, whose heads are not implemented.
-fn refuse_other_heads(config: &Config) -> Result<()> {
+pub(in crate::model) fn refuse_other_heads(config: &Config) -> Result<()> {
     let Some(list) = config.get("architectures").and_then(|value| value.as_array()) else {
         return Ok(());
     };
