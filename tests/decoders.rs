@@ -111,7 +111,10 @@ fn an_absent_window_is_the_default_and_null_is_none() {
         ("gemma2-no-caps", json!({ "layer_types": "absent" }), [Some(2), None]),
         (
             "qwen2-tied",
-            json!({ "use_sliding_window": true, "max_window_layers": 0, "sliding_window": 3, "layer_types": null }),
+            json!({
+                "use_sliding_window": true, "max_window_layers": 0, "sliding_window": 3,
+                "layer_types": null
+            }),
             [Some(3), Some(3)],
         ),
         ("qwen2-tied", json!({ "use_sliding_window": true, "layer_types": null }), [None, None]),

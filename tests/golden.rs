@@ -54,9 +54,18 @@ fn input(entry: &Value) -> Input {
         let data = numbers(&pixels["data"], Value::as_f64);
         return Input::Image { pixels: Array3::from_shape_vec(shape, data).unwrap() };
     }
+    let mask = |name: &str| entry.get(name).map(|m| numbers(m, |v| v.as_u64().map(|n| n == 1)));
+    if let Some(decoder_ids) = entry.get("decoder_input_ids") {
+        return Input::Pair {
+            ids: indices(&entry["input_ids"]),
+            mask: mask("attention_mask"),
+            decoder_ids: indices(decoder_ids),
+            decoder_mask: mask("decoder_attention_mask"),
+        };
+    }
     Input::Tokens {
         ids: indices(&entry["input_ids"]),
-        mask: entry.get("attention_mask").map(|m| numbers(m, |v| v.as_u64().map(|n| n == 1))),
+        mask: mask("attention_mask"),
         types: entry.get("token_type_ids").map(indices),
         positions: None,
     }
@@ -103,7 +112,7 @@ fn worst<R: Real>(case: &Case) -> f64 {
 
 #[test]
 fn every_family_has_a_golden_case() {
-    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family).collect();
+    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family.name).collect();
     let all: BTreeSet<&str> = families().iter().map(|family| family.name).collect();
     assert_eq!(found, all);
 }
@@ -181,6 +190,22 @@ fn hidden_tokens_on_the_left_change_nothing() {
 }
 
 #[test]
+fn what_the_encoder_does_not_see_the_decoder_does_not_read() {
+    let Case { checkpoint, model, .. } = load("t5-plain");
+    let plain = run::<f64>(&checkpoint, &model, &Input::pair([3, 5, 8], [0, 4])).unwrap();
+    let hidden = Input::Pair {
+        ids: vec![3, 5, 8, 9, 9],
+        mask: Some(vec![true, true, true, false, false]),
+        decoder_ids: vec![0, 4],
+        decoder_mask: None,
+    };
+    let hidden = run::<f64>(&checkpoint, &model, &hidden).unwrap();
+    assert!(difference(&plain.outputs[0], &hidden.outputs[0].values) < 1e-13);
+    let other = run::<f64>(&checkpoint, &model, &Input::pair([3, 5, 9], [0, 4])).unwrap();
+    assert!(difference(&plain.outputs[0], &other.outputs[0].values) > 1e-3);
+}
+
+#[test]
 fn rotary_attention_sees_only_distances() {
     let Case { checkpoint, model, .. } = load("llama-untied");
     let at = |first: usize| Input::Tokens {
@@ -244,6 +269,11 @@ fn inputs_that_do_not_fit_are_refused_with_what_to_do() {
         ("llama-tied", positions(vec![0, 1, 1 << 60]), "the range of exact rotary positions"),
         ("gpt2-lm", pixels([3, 8, 8], 0.0), "a gpt2 reads tokens"),
         ("vit-hf", Input::tokens([1]), "a vit reads images"),
+        ("t5-plain", Input::tokens([1]), "got one sequence, but a t5 reads two"),
+        ("t5-plain", Input::pair([1], [999]), "field `decoder_input_ids`: token id 999"),
+        ("t5-plain", Input::pair([], [1]), "field `input_ids`: the input has no token"),
+        ("t5-encoder", positions(vec![0, 1, 2]), "got position ids, but a t5 has none"),
+        ("t5-encoder", Input::pair([1], [2]), "a t5 has no decoder"),
         ("vit-hf", pixels([3, 2, 8], 0.0), "the image has shape [3, 2, 8], the model [3,"),
         ("vit-timm", pixels([3, 8, 8], f64::NAN), "pixel [0, 0, 0] is NaN"),
     ] {

@@ -30,6 +30,17 @@ impl Probe {
         Probe { input: Input::Tokens { ids, mask: None, types, positions }, image_seed: None }
     }
 
+    /// Has an encoder read random ids, as many as the decoder reads: `ids` of the probe.
+    fn behind_encoder(self, writer: &Writer, rng: &mut ChaCha8Rng) -> Self {
+        match self.input {
+            Input::Tokens { ids, .. } if writer.has_encoder => {
+                let read = writer.ids(ids.len(), rng);
+                Probe { input: Input::pair(read, ids), image_seed: None }
+            }
+            input => Probe { input, ..self },
+        }
+    }
+
     fn image(shape: [usize; 3], seed: u64) -> Self {
         let pixels = random_image(shape, seed);
         Probe { input: Input::Image { pixels }, image_seed: Some(seed) }
@@ -78,6 +89,7 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize, most: usi
             most,
             table: positions,
             types,
+            has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(0);
@@ -91,7 +103,7 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize, most: usi
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
     probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
     probes.extend(smallest_window(model).and_then(|window| writer.longer(window, &mut rng)));
-    probes
+    probes.into_iter().map(|probe| probe.behind_encoder(&writer, &mut rng)).collect()
 }
 
 /// At least `count` inputs of `length` tokens, half of them reaching a failure; or as many images.
@@ -107,6 +119,7 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
             most: 4 * length,
             table: positions,
             types,
+            has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(1);
@@ -118,6 +131,7 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
             reach
                 .and_then(|reach| writer.reaching(*reach, length, &mut rng))
                 .unwrap_or_else(|| writer.random(length, &mut rng))
+                .behind_encoder(&writer, &mut rng)
         })
         .collect()
 }
@@ -132,6 +146,7 @@ struct Writer {
     /// Rows of the position table.
     table: Option<usize>,
     types: usize,
+    has_encoder: bool,
 }
 
 impl Writer {

@@ -8,11 +8,13 @@ pub mod convolutional;
 mod families;
 mod lens;
 mod parts;
+mod relative;
 mod tree;
 
 pub use families::{Catalog, Family, families, family_of};
 pub use lens::{Dim, Lens};
 use parts::*;
+pub use relative::RelativeBias;
 pub use tree::*;
 
 use crate::checkpoint::Checkpoint;
@@ -30,8 +32,16 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 }
 
 fn described(checkpoint: &Checkpoint) -> Result<Model> {
+    describe_as(checkpoint, family_of(checkpoint.config())?)
+}
+
+/// Describes the model in `checkpoint` by a family of the caller's, whatever its configuration
+/// names.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_as(checkpoint: &Checkpoint, family: &'static Family) -> Result<Model> {
     let config = checkpoint.config();
-    let family = family_of(config)?;
     if config.get("quantization_config").is_some() {
         let problem = "quantised weights are not implemented";
         let error = config.unsupported("quantization_config", problem);
@@ -65,29 +75,19 @@ impl Model {
     /// is used.
     pub fn lenses(&self) -> Vec<&Lens> {
         let mut lenses = Vec::new();
-        let embedding = &self.embedding;
-        for table in &embedding.tables {
-            lenses.push(&table.lens);
-            lenses.extend(table.projection.iter().flat_map(Linear::lenses));
+        if let Some(encoder) = &self.encoder {
+            lenses.extend(encoder.embedding.lenses());
+            lenses.extend(encoder.layers.iter().flatten().flat_map(Sublayer::lenses));
+            lenses.extend(encoder.norm.lenses());
         }
-        lenses.extend(&embedding.prefix);
-        if let Some(linear) = &embedding.patch {
-            lenses.extend(linear.lenses());
-        }
-        if let Some(norm) = &embedding.norm {
-            lenses.extend(norm.lenses());
-        }
-        for sublayer in self.layers.iter().flatten() {
-            sublayer.branches.iter().for_each(|branch| lenses.extend(branch.lenses()));
-            if let Some(norm) = &sublayer.post_norm {
-                lenses.extend(norm.lenses());
-            }
-        }
+        lenses.extend(self.embedding.lenses());
+        lenses.extend(self.layers.iter().flatten().flat_map(Sublayer::lenses));
         for step in self.outputs.iter().flat_map(|o| &o.steps) {
             match step {
                 Step::Norm(norm) => lenses.extend(norm.lenses()),
                 Step::Linear(linear) => lenses.extend(linear.lenses()),
-                Step::Position(_) | Step::MeanFrom(_) | Step::Activation(_) | Step::Softcap(_) => {}
+                Step::Position(_) | Step::MeanFrom(_) => {}
+                Step::Activation(_) | Step::Softcap(_) | Step::Scale(_) => {}
             }
         }
         lenses
@@ -103,13 +103,42 @@ impl Model {
 }
 
 impl Branch {
-    /// Every lens, in the order of the computation.
+    /// Norm, op, norms inside it, its relative positions, norm behind it, scale.
     pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
         let first = self.norm.iter().flat_map(Norm::lenses);
         let linears = self.op.linears().into_iter().flat_map(Linear::lenses);
         let inner = self.op.norms().into_iter().flat_map(Norm::lenses);
+        let relative = match &self.op {
+            Op::Attention(attention) => attention.relative.as_ref().map(|r| &r.table),
+            _ => None,
+        };
         let last = self.post_norm.iter().flat_map(Norm::lenses);
-        first.chain(linears).chain(inner).chain(last).chain(&self.scale)
+        first.chain(linears).chain(inner).chain(relative).chain(last).chain(&self.scale)
+    }
+}
+
+impl Embedding {
+    /// Tables with their projections, prefix, patch convolution, norm.
+    pub fn lenses(&self) -> Vec<&Lens> {
+        let mut lenses = Vec::new();
+        for table in &self.tables {
+            lenses.push(&table.lens);
+            lenses.extend(table.projection.iter().flat_map(Linear::lenses));
+        }
+        lenses.extend(&self.prefix);
+        lenses.extend(self.patch.iter().flat_map(Linear::lenses));
+        lenses.extend(self.norm.iter().flat_map(Norm::lenses));
+        lenses
+    }
+}
+
+impl Sublayer {
+    /// Those of its branches (norm, op, norm, scale) and of the norm behind them.
+    pub fn lenses(&self) -> Vec<&Lens> {
+        let mut lenses = Vec::new();
+        lenses.extend(self.branches.iter().flat_map(Branch::lenses));
+        lenses.extend(self.post_norm.iter().flat_map(Norm::lenses));
+        lenses
     }
 }
 

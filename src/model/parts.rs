@@ -70,11 +70,13 @@ impl Attention {
             kv_heads: heads,
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
+            reads_encoder: false,
             causal: false,
             window: None,
             softcap: None,
             head_norms: None,
             rotary: None,
+            relative: None,
         }
     }
 }

@@ -153,6 +153,7 @@ def remove_float32():
     F.softmax = softmax_same_dtype
     decoders.remove_float32()
     encoders_and_others.remove_float32()
+    importlib.import_module("t5").remove_float32()
 
 
 def float64_only():
@@ -185,7 +186,8 @@ def randomize(model, name):
     for module_name, module in model.named_modules():
         kind = type(module).__name__
         # (Gemma's weights are what is added to 1.)
-        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or kind == "T5LayerNorm" \
+                or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -226,7 +228,12 @@ def make_inputs(name, case):
         left = spec.get("left", 0)
         if pad or left or spec.get("mask"):
             entry["attention_mask"] = [0] * left + [1] * (length - pad - left) + [0] * pad
-        if spec["types"]:
+        if "decoder" in spec:
+            length, pad = spec["decoder"], spec["decoder_pad"]
+            entry["decoder_input_ids"] = rng.integers(0, case["config"]["vocab_size"], length).tolist()
+            if pad:
+                entry["decoder_attention_mask"] = [1] * (length - pad) + [0] * pad
+        if spec.get("types"):
             entry["token_type_ids"] = [i * case["config"]["type_vocab_size"] // length for i in range(length)]
         inputs.append(entry)
     return inputs
@@ -246,7 +253,7 @@ def run(model, entry):
     """The outputs of the model for one input, batch dimension dropped."""
     import torch
 
-    with torch.no_grad(), float64_only(), decoders.float32_means_float64():
+    with torch.no_grad(), float64_only(), decoders.in_float64(model):
         if "pixels" in entry:
             pixels = torch.from_numpy(unpack(entry["pixels"]))[None]
             result = model(pixels)
@@ -284,7 +291,12 @@ def build(case, config):
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"
-    return cls(config).double().eval()
+    model = cls(config).double().eval()
+    if "untie" in case:
+        import torch
+        head = getattr(model, case["untie"])
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return model
 
 
 def save(model, case, folder):
@@ -434,7 +446,7 @@ NUMPY_MODELS = {"gpt2": numpy_gpt2, "bert": numpy_bert}
 
 # More families, in files of their own. They use the parts above, whether this file is run or imported.
 sys.modules["make_goldens"] = sys.modules[__name__]
-for module in ("images", "decoders", "encoders_and_others", "resnets"):
+for module in ("images", "decoders", "encoders_and_others", "resnets", "t5"):
     module = importlib.import_module(module)
     CASES.update(module.CASES)
     NUMPY_MODELS.update(module.NUMPY_MODELS)

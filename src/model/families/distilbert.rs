@@ -123,7 +123,8 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     ];
     let layer = |index| layer(&format!("{prefix}transformer.layer.{index}"), &sizes, activation);
     Ok(Model {
-        family: DISTILBERT.name,
+        encoder: None,
+        family: &DISTILBERT,
         embedding: Embedding {
             norm: Some(norm(&format!("{prefix}embeddings.LayerNorm"))),
             ..Embedding::of_tables(input, tables)

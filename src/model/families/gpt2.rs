@@ -142,7 +142,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let position_table =
         Lens::matrix(format!("{prefix}wpe.weight"), positions.clone(), [hidden.clone()]);
     Ok(Model {
-        family: GPT2.name,
+        family: &GPT2,
         embedding: Embedding::of_tables(
             Input::Tokens {
                 vocabulary: vocabulary.size,
@@ -152,6 +152,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             vec![Table::plain(TableIndex::Token, token_table), Table::positions(position_table)],
         ),
         layers: (0..sizes.layers).map(layer).collect(),
+        encoder: None,
         outputs: vec![output],
         aliases,
         buffers: catalog.ending_in(&[".attn.bias", ".attn.masked_bias"]),

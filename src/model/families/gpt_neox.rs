@@ -155,12 +155,13 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         (Output { name: "logits", steps: vec![last, head], fixed: true }, aliases)
     };
     Ok(Model {
-        family: GPT_NEOX.name,
+        family: &GPT_NEOX,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
             vec![Table::plain(TableIndex::Token, token_table)],
         ),
         layers: (0..parts.sizes.layers).map(|index| parts.layer(index, parallel)).collect(),
+        encoder: None,
         outputs: vec![output],
         aliases,
         buffers: catalog.ending_in(&[

@@ -151,7 +151,8 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let input =
         Input::Tokens { vocabulary: vocabulary.size, positions: Some(positions.size), types: 0 };
     Ok(Model {
-        family: OPT.name,
+        encoder: None,
+        family: &OPT,
         embedding: Embedding::of_tables(input, tables),
         layers: (0..parts.sizes.layers).map(|index| parts.layer(index)).collect(),
         outputs: vec![output],

@@ -134,7 +134,8 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         Output { name: "logits", steps: vec![last, head], fixed: true }
     };
     Ok(Model {
-        family: PHI.name,
+        encoder: None,
+        family: &PHI,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
             vec![Table::plain(TableIndex::Token, token_table)],

@@ -198,7 +198,7 @@ impl<'a> BertParts<'a> {
     /// The model of these parts.
     pub fn model(
         self,
-        family: &'static str,
+        family: &'static Family,
         embedding: Embedding,
         layers: Vec<Vec<Sublayer>>,
         outputs: Vec<Output>,
@@ -206,6 +206,15 @@ impl<'a> BertParts<'a> {
     ) -> Model {
         let ids = ["embeddings.position_ids", "embeddings.token_type_ids"];
         buffers.extend(self.catalog.ending_in(&ids));
-        Model { family, embedding, layers, outputs, aliases, buffers, sizes: self.sizes }
+        Model {
+            family,
+            embedding,
+            layers,
+            encoder: None,
+            outputs,
+            aliases,
+            buffers,
+            sizes: self.sizes,
+        }
     }
 }

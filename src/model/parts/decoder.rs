@@ -178,12 +178,13 @@ impl<'a> Decoder<'a> {
         let mut aliases = Vec::new();
         let output = self.output(&vocabulary, &table, &mut aliases)?;
         Ok(Model {
-            family: self.family.name,
+            family: self.family,
             embedding: Embedding::of_tables(
                 Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
                 vec![Table::plain(TableIndex::Token, table)],
             ),
             layers: (0..self.sizes.layers).map(|index| layer(&self.layer(index))).collect(),
+            encoder: None,
             outputs: vec![output],
             aliases,
             buffers: self.catalog.ending_in(&["rotary_emb.inv_freq"]),

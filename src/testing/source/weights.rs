@@ -2,7 +2,7 @@
 
 use super::{SourceCase, WeightStyle};
 use crate::checkpoint::Tensor;
-use crate::model::{Lens, Linear, Model, Norm, Step};
+use crate::model::{Embedding, Lens, Linear, Model, Norm, Op, Step, Sublayer};
 use crate::testing::random::{Draw, generator};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -102,32 +102,47 @@ pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tens
 /// Every lens with its role, in the order of the computation.
 fn roles(model: &Model) -> Vec<(&Lens, Role)> {
     let mut found = Vec::new();
-    let embedding = &model.embedding;
-    for table in &embedding.tables {
-        found.push((&table.lens, Role::Embedding));
-        table.projection.iter().for_each(|l| linear(l, &mut found));
+    if let Some(encoder) = &model.encoder {
+        embedding(&encoder.embedding, &mut found);
+        sublayers(encoder.layers.iter().flatten(), &mut found);
+        norm(&encoder.norm, &mut found);
     }
-    found.extend(embedding.prefix.iter().map(|l| (l, Role::Embedding)));
-    embedding.patch.iter().for_each(|l| linear(l, &mut found));
-    embedding.norm.iter().for_each(|n| norm(n, &mut found));
-    for sublayer in model.layers.iter().flatten() {
-        for branch in &sublayer.branches {
-            branch.norm.iter().for_each(|n| norm(n, &mut found));
-            branch.op.linears().into_iter().for_each(|l| linear(l, &mut found));
-            branch.op.norms().into_iter().for_each(|n| norm(n, &mut found));
-            branch.post_norm.iter().for_each(|n| norm(n, &mut found));
-            found.extend(branch.scale.iter().map(|scale| (scale, Role::Scale)));
-        }
-        sublayer.post_norm.iter().for_each(|n| norm(n, &mut found));
-    }
+    embedding(&model.embedding, &mut found);
+    sublayers(model.layers.iter().flatten(), &mut found);
     for step in model.outputs.iter().flat_map(|o| &o.steps) {
         match step {
             Step::Norm(n) => norm(n, &mut found),
             Step::Linear(l) => linear(l, &mut found),
-            Step::Position(_) | Step::MeanFrom(_) | Step::Activation(_) | Step::Softcap(_) => {}
+            _ => {}
         }
     }
     found
+}
+
+fn embedding<'a>(embedding: &'a Embedding, found: &mut Vec<(&'a Lens, Role)>) {
+    for table in &embedding.tables {
+        found.push((&table.lens, Role::Embedding));
+        table.projection.iter().for_each(|l| linear(l, found));
+    }
+    found.extend(embedding.prefix.iter().map(|l| (l, Role::Embedding)));
+    embedding.patch.iter().for_each(|l| linear(l, found));
+    embedding.norm.iter().for_each(|n| norm(n, found));
+}
+
+fn sublayers<'a>(sublayers: impl Iterator<Item = &'a Sublayer>, found: &mut Vec<(&'a Lens, Role)>) {
+    for sublayer in sublayers {
+        for branch in &sublayer.branches {
+            branch.norm.iter().for_each(|n| norm(n, found));
+            branch.op.linears().into_iter().for_each(|l| linear(l, found));
+            branch.op.norms().into_iter().for_each(|n| norm(n, found));
+            if let Op::Attention(attention) = &branch.op {
+                found.extend(attention.relative.iter().map(|r| (&r.table, Role::Embedding)));
+            }
+            branch.post_norm.iter().for_each(|n| norm(n, found));
+            found.extend(branch.scale.iter().map(|scale| (scale, Role::Scale)));
+        }
+        sublayer.post_norm.iter().for_each(|n| norm(n, found));
+    }
 }
 
 fn linear<'a>(linear: &'a Linear, found: &mut Vec<(&'a Lens, Role)>) {
