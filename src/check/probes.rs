@@ -2,13 +2,15 @@
 
 use crate::certify::{Failure, Reach};
 use crate::forward::Input;
-use crate::model::{Input as Expected, Model};
+use crate::model::{Input as Expected, Model, Op};
 use ndarray::Array3;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Tokens of the longest probe.
 const LONGEST: usize = 16;
+/// Tokens of the longest probe that is made to reach far.
+const FAR: usize = 512;
 /// Failures that get a probe of their own.
 const FAILURES: usize = 6;
 /// Random images.
@@ -62,6 +64,7 @@ fn generator(seed: u64) -> ChaCha8Rng {
 /// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several
 /// tokens; for image models random images.
 pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Probe> {
+    let far = furthest_distance(model).map(|distance| (distance + 2).min(FAR));
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {
             let shape = [channels, height, width];
@@ -69,7 +72,7 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
         }
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
-            longest: positions.unwrap_or(LONGEST).min(LONGEST),
+            longest: positions.unwrap_or(LONGEST).min(LONGEST).max(far.unwrap_or(0)),
             table: positions,
             types,
             has_encoder: model.encoder.is_some(),
@@ -85,7 +88,22 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
     let mut probes = vec![writer.random(1, &mut rng), writer.random(4, &mut rng)];
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
     probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
+    if let (Some(far), false) = (far, failures.is_empty()) {
+        probes.push(writer.random(far, &mut rng));
+    }
     probes.into_iter().map(|probe| probe.behind_encoder(&writer, &mut rng)).collect()
+}
+
+/// From which distance on all positions look alike; `None` without relative positions.
+fn furthest_distance(model: &Model) -> Option<usize> {
+    let encoder = model.encoder.iter().flat_map(|encoder| &encoder.layers);
+    let sublayers = model.layers.iter().chain(encoder).flatten();
+    let ops = sublayers.flat_map(|sublayer| &sublayer.branches).map(|branch| &branch.op);
+    let distance = |op: &Op| match op {
+        Op::Attention(attention) => attention.relative.as_ref().map(|bias| bias.max_distance),
+        _ => None,
+    };
+    ops.filter_map(distance).max()
 }
 
 /// At least `count` inputs of `length` tokens, half of them reaching a failure; or as many images.
