@@ -2,9 +2,9 @@
 
 use super::blame::Accused;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::explain::{Blame, row_fault};
+use super::explain::{Blame, norm_fault, row_fault};
 use super::ops::value_rows;
-use super::pattern::patterns;
+use super::pattern::{patterns, relative_biases};
 use super::reader::{Folded, Reader};
 use super::squares::Residual;
 use super::suspect::with_cause;
@@ -22,9 +22,28 @@ impl<'a> Accused<'a> {
         let Some(channel) = strangers.first() else { return Ok(None) };
         let head = channel / t.head_dim;
         let queries = (self.readers.0.fold(&s.query)?, self.readers.1.fold(&t.query)?);
-        let keys = (self.readers.0.fold(&s.key)?, self.readers.1.fold(&t.key)?);
-        let mine = patterns(t, &queries.1, &keys.1);
-        let theirs = patterns(s, &queries.0, &keys.0);
+        let others = (self.readers.0.keys(s), self.readers.1.keys(t));
+        if t.reads_encoder
+            && strangers.len() * 2 >= t.heads * t.head_dim
+            && let Some(blame) = norm_fault((&others.0, &others.1), 1.0)?
+        {
+            return Ok(Some(blame));
+        }
+        let keys = (others.0.fold(&s.key)?, others.1.fold(&t.key)?);
+        let distances =
+            (relative_biases(self.readers.0.side, s)?, relative_biases(self.readers.1.side, t)?);
+        let mine = patterns(t, &queries.1, &keys.1, distances.1.clone());
+        let theirs = patterns(s, &queries.0, &keys.0, distances.0.clone());
+        let without = |heads: usize| Bounded::zeros(heads, 0);
+        let plain = (
+            patterns(s, &queries.0, &keys.0, without(s.heads)),
+            patterns(t, &queries.1, &keys.1, without(t.heads)),
+        );
+        let known = theirs.iter().any(|pattern| mine[head].equals(pattern, UNITS));
+        let like = plain.0.iter().position(|pattern| plain.1[head].equals(pattern, UNITS));
+        if let (false, Some(of)) = (known, like) {
+            return Ok(relative_fault((s, t), (&distances.0, &distances.1), (of, head)));
+        }
         match theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS)) {
             Some(partner) => self.value_fault(attentions, *channel, partner),
             None => Ok(self.pattern_fault(attentions, (&queries, &keys), head)),
@@ -38,7 +57,8 @@ impl<'a> Accused<'a> {
         channel: usize,
         partner: usize,
     ) -> Result<Option<Blame<'a>>> {
-        let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
+        let others = (self.readers.0.keys(s), self.readers.1.keys(t));
+        let values = (others.0.fold(&s.value)?, others.1.fold(&t.value)?);
         let (s_row, t_row) = (
             value_rows(s)[partner * s.head_dim + channel % t.head_dim % s.head_dim],
             value_rows(t)[channel],
@@ -119,6 +139,29 @@ impl<'a> Accused<'a> {
         let expected = key_of(q_near / group.0);
         blame_rows((&s.key, &t.key), key, expected, at_key)
     }
+}
+
+/// The bias for relative positions of expanded head `heads.1`, whose queries and keys are those of
+/// the source's `heads.0`.
+fn relative_fault<'a>(
+    (s, t): (&'a Attention, &'a Attention),
+    (small, large): (&Bounded, &Bounded),
+    heads: (usize, usize),
+) -> Option<Blame<'a>> {
+    let (from, to) = (s.relative.as_ref()?, t.relative.as_ref()?);
+    let residual = Residual::of(&large.slice(heads.1, 1), &small.slice(heads.0, 1), 0.0);
+    let bucket = *to.reachable().get(residual.worst.1 + 1)?;
+    let copied = (0..small.rows())
+        .find(|head| large.row(heads.1).equals(&small.row(*head), Ratio::ONE, UNITS));
+    let cause = copied.map(|head| {
+        format!(
+            "its column {} is that of the source's head {head}, but queries and keys are those of \
+             head {}",
+            heads.1, heads.0
+        )
+    });
+    let at = (bucket, heads.1);
+    Some(Blame { tensor: &to.table, source_tensor: &from.table, at, residual, cause })
 }
 
 /// Which logit channels of a head correspond, source and expanded: those at one place; with rotary

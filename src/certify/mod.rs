@@ -43,7 +43,7 @@ pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Model, Norm, NormKind, Step, Sublayer};
+use crate::model::{Embedding, Encoder, Model, Norm, NormKind, Step, Sublayer};
 use align::Pair;
 use map::Map;
 use rayon::prelude::*;
@@ -91,39 +91,30 @@ fn bytes((checkpoint, model): (&Checkpoint, &Model)) -> u64 {
 
 fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     let (s, t) = (source.model, expanded.model);
-    let Some(parts) = discover::parts(&s.embedding, &t.embedding) else {
-        ledger.unknown("embedding", "the two models embed their input in different ways");
-        return Ok(());
-    };
     let layer_norm = reads_by_layer_norm_alone(s) && reads_by_layer_norm_alone(t);
-    let network = Network { source, expanded, layer_norm };
-    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
-    if found.unexplained * 2 > found.map.expanded() {
-        let reason = format!(
-            "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \
-             source channel nor the mean nor zero",
-            found.unexplained,
-            found.map.expanded()
-        );
-        ledger.unknown("embedding", reason);
-    }
-    ledger.map("hidden", found.map.words());
-    Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
-
-    let mut map = found.map;
-    match (&s.embedding.norm, &t.embedding.norm) {
+    let encoded: Map;
+    let mut network = Network { source, expanded, layer_norm, memory: (None, None) };
+    match (s.encoder.as_deref(), t.encoder.as_deref()) {
         (None, None) => {}
         (Some(a), Some(b)) => {
-            network.epsilon(&map, (a, b), "embedding norm", ledger);
-            match written_map((source, expanded), &map, (a, b), ("embedding norm", false), ledger)?
-            {
-                Some(written) => map = written,
-                None => ledger.unknown("embedding norm", NO_NORM),
-            }
+            let Some(found) = encoder(&network, (a, b), ledger)? else { return Ok(()) };
+            encoded = found;
+            let norms = (Some(&a.norm), Some(&b.norm));
+            let Some(readers) = reader::readers((source, expanded), &encoded, norms)? else {
+                ledger.unknown("encoder", NO_NORM);
+                return Ok(());
+            };
+            network.epsilon(&encoded, (&a.norm, &b.norm), "encoder norm", ledger);
+            network.memory = (Some(readers.0.as_memory()), Some(readers.1.as_memory()));
         }
-        _ => ledger.unknown("embedding norm", "only one of the two models has it"),
+        _ => {
+            ledger.unknown("encoder", "only one of the two models has one");
+            return Ok(());
+        }
     }
-    let map = layers(&network, map, ledger)?;
+    let embeddings = (&s.embedding, &t.embedding);
+    let Some(map) = embedding(&network, embeddings, "", ledger)? else { return Ok(()) };
+    let map = layers(&network, map, (&s.layers, &t.layers), "", ledger)?;
     if s.outputs.len() != t.outputs.len() {
         ledger.unknown("outputs", "the two models return different things");
     }
@@ -133,9 +124,66 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     Ok(())
 }
 
+/// Holds the encoders up to their last norms; gives the map of their streams in front of those.
+fn encoder(
+    network: &Network,
+    (s, t): (&Encoder, &Encoder),
+    ledger: &mut Ledger,
+) -> Result<Option<Map>> {
+    let embeddings = (&s.embedding, &t.embedding);
+    let Some(map) = embedding(network, embeddings, "encoder ", ledger)? else { return Ok(None) };
+    layers(network, map, (&s.layers, &t.layers), "encoder ", ledger).map(Some)
+}
+
+/// Holds the embeddings; gives the map of the stream behind them, or nothing where there is none
+/// to be found.
+fn embedding(
+    network: &Network,
+    (a, b): (&Embedding, &Embedding),
+    stack: &str,
+    ledger: &mut Ledger,
+) -> Result<Option<Map>> {
+    let &Network { source, expanded, layer_norm, .. } = network;
+    let Some(parts) = discover::parts(a, b) else {
+        let place = format!("{stack}embedding");
+        ledger.unknown(place, "the two models embed their input in different ways");
+        return Ok(None);
+    };
+    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
+    if found.unexplained * 2 > found.map.expanded() {
+        let reason = format!(
+            "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \
+             source channel nor the mean nor zero",
+            found.unexplained,
+            found.map.expanded()
+        );
+        ledger.unknown(format!("{stack}embedding"), reason);
+    }
+    ledger.map(format!("{stack}hidden"), found.map.words());
+    Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
+
+    let mut map = found.map;
+    let place = format!("{stack}embedding norm");
+    match (&a.norm, &b.norm) {
+        (None, None) => {}
+        (Some(a), Some(b)) => {
+            network.epsilon(&map, (a, b), &place, ledger);
+            match written_map((source, expanded), &map, (a, b), (&place, false), ledger)? {
+                Some(written) => map = written,
+                None => ledger.unknown(place, NO_NORM),
+            }
+        }
+        _ => ledger.unknown(place, "only one of the two models has it"),
+    }
+    Ok(Some(map))
+}
+
 /// Whether a constant over the channels, added to a sum on the stream, changes nothing: all that
-/// reads such a sum is a LayerNorm.
+/// reads such a sum is a LayerNorm. (That of an encoder is not looked for.)
 fn reads_by_layer_norm_alone(model: &Model) -> bool {
+    if model.encoder.is_some() {
+        return false;
+    }
     let mut behind_norm = model.embedding.norm.is_some();
     for sublayer in model.layers.iter().flatten() {
         if !behind_norm && sublayer.branches.iter().any(|branch| branch.norm.is_none()) {
@@ -168,11 +216,17 @@ fn norms(model: &Model) -> Vec<&Norm> {
     model.embedding.norm.iter().chain(inner).chain(last).collect()
 }
 
-/// Holds the layers; gives the map of the stream behind the last.
-fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
-    let sublayers = |model: &Model| -> Vec<Sublayer> { model.layers.concat() };
-    let (s, t) = (sublayers(network.source.model), sublayers(network.expanded.model));
-    let places = places(network.expanded.model);
+/// Holds the layers of a stack, whose name goes in front of places; gives the map of the stream
+/// behind the last.
+fn layers(
+    network: &Network,
+    map: Map,
+    stacks: (&[Vec<Sublayer>], &[Vec<Sublayer>]),
+    stack: &str,
+    ledger: &mut Ledger,
+) -> Result<Map> {
+    let (s, t) = (stacks.0.concat(), stacks.1.concat());
+    let places = places(stacks.1, stack);
     if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
         return post_norm_layers(network, map, (&s, &t), &places, ledger);
     }
@@ -213,7 +267,10 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         })
         .collect();
     if !inserted.is_empty() {
-        ledger.map("depth", format!("inserted, writing nothing: {}", inserted.join(", ")));
+        ledger.map(
+            format!("{stack}depth"),
+            format!("inserted, writing nothing: {}", inserted.join(", ")),
+        );
     }
     ledger.append(found);
     Ok(map)
@@ -251,10 +308,10 @@ fn exhaustive(
     }))
 }
 
-fn places(model: &Model) -> Vec<String> {
-    let layers = model.layers.iter().enumerate();
+fn places(layers: &[Vec<Sublayer>], stack: &str) -> Vec<String> {
+    let layers = layers.iter().enumerate();
     layers
-        .flat_map(|(i, layer)| layer.iter().map(move |s| format!("layer {i} {}", kind(s))))
+        .flat_map(|(i, layer)| layer.iter().map(move |s| format!("{stack}layer {i} {}", kind(s))))
         .collect()
 }
 

@@ -2,7 +2,7 @@
 
 use super::bounded::Bounded;
 use super::channels::{Keys, Writes};
-use super::pattern::patterns;
+use super::pattern::{patterns, relative_biases};
 use super::reader::{Folded, Reader};
 use crate::error::{Error, Result};
 use crate::model::{Activation, Attention, Mlp, Op};
@@ -40,8 +40,10 @@ fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
 /// adds the constant `Σ_h W_O^h b_V^h` to the output bias.
 fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     let query = reader.fold(&attention.query)?;
-    let key = reader.fold(&attention.key)?;
-    let Folded { weight: values, bias: value_bias } = reader.fold(&attention.value)?;
+    let others = reader.keys(attention);
+    let key = others.fold(&attention.key)?;
+    let Folded { weight: values, bias: value_bias } = others.fold(&attention.value)?;
+    let distances = relative_biases(reader.side, attention)?;
     let fan_out = reader.side.stored(&attention.output.weight)?;
     let of: Vec<usize> = value_rows(attention);
     let mut constants = Bounded::zeros(of.len(), 1);
@@ -52,7 +54,7 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     let bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
     Ok(Writes {
         homogeneous: false,
-        keys: Keys::Patterns(patterns(attention, &query, &key), attention.head_dim),
+        keys: Keys::Patterns(patterns(attention, &query, &key, distances), attention.head_dim),
         linear: Some((values, of)),
         fan_out,
         bias,
@@ -78,6 +80,16 @@ pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<String> {
         (Op::Attention(s), Op::Attention(t)) => {
             if s.causal != t.causal {
                 return Some("only one of the two is causal".into());
+            }
+            if s.reads_encoder != t.reads_encoder {
+                return Some("only one of the two reads what the encoder returns".into());
+            }
+            let distances = |attention: &Attention| {
+                let bias = attention.relative.as_ref()?;
+                Some((bias.table.rows(), bias.max_distance, bias.two_sided))
+            };
+            if distances(s) != distances(t) {
+                return Some("the two put distances between positions into other buckets".into());
             }
             (s.rotary.is_some() != t.rotary.is_some())
                 .then(|| "only one of the two has rotary positions".into())

@@ -23,6 +23,9 @@ const HIDDEN: &str = "the channels of a head's hidden layer must be copies of th
 struct Walk<'a> {
     map: Map,
     norms: (Option<&'a Norm>, Option<&'a Norm>),
+    /// By what the expanded model multiplies what the norms write, as a multiple of what the source
+    /// does: numbers in code.
+    factor: f64,
     /// Whether the source's numbers themselves have been reached.
     same_numbers: bool,
 }
@@ -36,23 +39,28 @@ impl Network<'_> {
             ledger.unknown(place, "the two models compute this output in different steps");
             return Ok(ledger);
         }
-        let mut walk = Walk { map: map.clone(), norms: (None, None), same_numbers: false };
+        let (norms, map) = ((None, None), map.clone());
+        let mut walk = Walk { map, norms, factor: 1.0, same_numbers: false };
         let last = source.steps.len().saturating_sub(1);
         for (at, steps) in source.steps.iter().zip(&expanded.steps).enumerate() {
             let going = match steps {
                 (Step::Position(s), Step::Position(t)) if s == t => true,
-                (Step::Norm(s), Step::Norm(t)) => {
+                (Step::Scale(s), Step::Scale(t)) if source.fixed => {
+                    walk.factor *= t / s;
+                    true
+                }
+                (Step::Norm(s), Step::Norm(t)) if walk.factor == 1.0 => {
                     self.norm(&mut walk, (s, t), place, &mut ledger)?
                 }
                 (Step::Linear(s), Step::Linear(t)) if at == last && source.fixed => {
                     walk.same_numbers = true;
                     self.head(&walk, (s, t), place, &mut ledger)?
                 }
-                (Step::Linear(s), Step::Linear(t)) => {
+                (Step::Linear(s), Step::Linear(t)) if walk.factor == 1.0 => {
                     self.hidden(&mut walk, (s, t), place, &mut ledger)?
                 }
                 // Copies stay copies, and every activation maps zero to zero.
-                (Step::Activation(s), Step::Activation(t)) if s == t => true,
+                (Step::Activation(s), Step::Activation(t)) if s == t && walk.factor == 1.0 => true,
                 _ => {
                     ledger.unknown(place, "the two models compute this output in different steps");
                     false
@@ -122,10 +130,14 @@ impl Network<'_> {
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<bool> {
-        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms)? else {
+        let Some(mut readers) = readers((self.source, self.expanded), &walk.map, walk.norms)?
+        else {
             ledger.unknown(place, NO_NORM);
             return Ok(false);
         };
+        if let Some((_, factor)) = &mut readers.1.through {
+            *factor *= walk.factor;
+        }
         let rows = s.weight.rows();
         if rows != t.weight.rows() {
             ledger.unknown(place, "the two heads have different numbers of rows");
@@ -150,7 +162,8 @@ impl Network<'_> {
             }
         }
         if !compared.weight.holds() || !compared.bias.holds() {
-            let blame = head_fault((&readers.0, &readers.1), (s, t), &compared, rows)?;
+            let both = (&readers.0, &readers.1);
+            let blame = head_fault(both, (s, t), &compared, rows)?;
             ledger.fail(told((HEAD, blame), place));
         }
         Ok(true)

@@ -6,15 +6,23 @@
 //! factors, channel by channel: two patterns are equal if their channels can be paired so that the
 //! keys agree up to a factor and the queries up to its inverse. A channel whose query or key is
 //! zero contributes nothing.
+//!
+//! A bias for relative positions is part of the pattern: one number for each bucket of distances
+//! that some pair of positions has, up to one that they have in common, which the softmax ignores.
 
 use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
 use super::reader::Folded;
+use super::side::Side;
+use crate::error::Result;
 use crate::model::Attention;
 
 /// A head's pattern: its channels that contribute.
 pub(super) struct Pattern {
     channels: Vec<Channel>,
+    /// The bias of each bucket but the first less that of the first, `[1, n]`; no number without
+    /// relative positions.
+    distances: Bounded,
 }
 
 /// One factor pair of a pattern (a frequency's two rows are laid end to end).
@@ -27,8 +35,28 @@ struct Channel {
     query: Bounded,
 }
 
-/// Reads off the pattern of every query head.
-pub(super) fn patterns(attention: &Attention, query: &Folded, key: &Folded) -> Vec<Pattern> {
+/// The biases for relative positions, `[heads, n]`: those of the `n` buckets that can be reached
+/// behind the first, less that of the first.
+///
+/// # Errors
+/// If the table cannot be read.
+pub(super) fn relative_biases(side: &Side, attention: &Attention) -> Result<Bounded> {
+    let Some(bias) = &attention.relative else { return Ok(Bounded::zeros(attention.heads, 0)) };
+    let reachable = bias.reachable();
+    let table = side.read(&bias.table)?.pick(&reachable);
+    let (mut rest, first) = (table.slice(1, reachable.len() - 1), table.slice(0, 1));
+    rest.value -= &first.value;
+    rest.variance += &first.variance;
+    Ok(rest.transposed())
+}
+
+/// Reads off the pattern of every query head; `distances` are its [`relative_biases`].
+pub(super) fn patterns(
+    attention: &Attention,
+    query: &Folded,
+    key: &Folded,
+    distances: Bounded,
+) -> Vec<Pattern> {
     let (size, group) = (attention.head_dim, attention.heads / attention.kv_heads);
     let queries = query.joined().times(attention.scale);
     let keys = match attention.rotary {
@@ -57,7 +85,7 @@ pub(super) fn patterns(attention: &Attention, query: &Folded, key: &Folded) -> V
                 }
             }
             channels.retain(|c| !c.key.row(0).is_zero(0.0) && !c.query.row(0).is_zero(0.0));
-            Pattern { channels }
+            Pattern { channels, distances: distances.slice(head, 1) }
         })
         .collect()
 }
@@ -70,6 +98,9 @@ impl Pattern {
 
     /// If the two patterns are equal: which channels are one, and the ratio of their keys.
     fn partners(&self, other: &Pattern, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
+        if !self.distances.row(0).equals(&other.distances.row(0), Ratio::ONE, units) {
+            return None;
+        }
         let mut free: Vec<usize> = (0..other.channels.len()).collect();
         let mut partners = Vec::with_capacity(self.channels.len());
         for (number, mine) in self.channels.iter().enumerate() {
@@ -104,6 +135,8 @@ impl Pattern {
 
     /// Adds the equations of two equal patterns; `head` is this one's number.
     pub fn agree(&self, other: &Pattern, head: usize, agreement: &mut Agreement) {
+        let distances = (self.distances.row(0), other.distances.row(0));
+        agreement.add(&distances.0, &distances.1, Ratio::ONE, head, 0);
         for (mine, theirs, ratio) in self.partners(other, UNITS).unwrap_or_default() {
             let (mine, theirs) = (&self.channels[mine], &other.channels[theirs]);
             let rotary = mine.frequency != 0.0;

@@ -5,7 +5,7 @@ use super::certificate::{Failure, Reach};
 use super::channels::equations;
 use super::map::Map;
 use super::ops::{incomparable, writes};
-use super::reader::{Reader, reader_alone, readers};
+use super::reader::{Memory, Reader, reader_alone, readers};
 use super::side::{Side, unit};
 use super::squares::{Ledger, Place, Residual, failure};
 use super::stream::eta_squared;
@@ -21,6 +21,8 @@ pub(super) struct Network<'a> {
     pub expanded: &'a Side<'a>,
     /// Whether everything that reads the stream is a LayerNorm.
     pub layer_norm: bool,
+    /// How the source's and the expanded model's cross-attention read what their encoders return.
+    pub memory: (Option<Memory<'a>>, Option<Memory<'a>>),
 }
 
 impl<'a> Network<'a> {
@@ -46,10 +48,11 @@ impl<'a> Network<'a> {
                 continue;
             }
             let norms = (s.norm.as_ref(), t.norm.as_ref());
-            let Some(readers) = readers((self.source, self.expanded), map, norms)? else {
+            let Some(mut readers) = readers((self.source, self.expanded), map, norms)? else {
                 ledger.unknown(place, NO_NORM);
                 continue;
             };
+            (readers.0.memory, readers.1.memory) = self.memory;
             if let (Some(s), Some(t)) = norms {
                 self.epsilon(map, (s, t), place, &mut ledger);
             }
@@ -68,7 +71,7 @@ impl<'a> Network<'a> {
     ) -> Result<()> {
         let s = writes(readers.0, &source.op)?;
         let t = writes(readers.1, &expanded.op)?;
-        let shared = readers.1.shared;
+        let shared = readers.1.shared_by(&expanded.op);
         let found = equations(Some(&s), Some(&t), map, self.layer_norm, shared);
         for residual in found.residuals() {
             if residual.holds() && residual.entries > 0 {
@@ -109,10 +112,11 @@ impl<'a> Network<'a> {
                 continue;
             }
             let through = expanded.then_some(map);
-            let Some(reader) = reader_alone(side, through, branch.norm.as_ref()) else {
+            let Some(mut reader) = reader_alone(side, through, branch.norm.as_ref()) else {
                 ledger.unknown(place, NO_NORM);
                 continue;
             };
+            reader.memory = if expanded { self.memory.1 } else { self.memory.0 };
             let written = writes(&reader, &branch.op)?;
             let (source, target) = match expanded {
                 true => (None, Some(&written)),
@@ -216,9 +220,10 @@ pub(super) fn told((rule, blame): Verdict, place: &str) -> Failure {
     failure(rule, Place { name: place, tensors }, &blame.residual, index, blame.cause)
 }
 
-/// `attention` or `MLP`.
+/// `attention`, `cross-attention` or `MLP`.
 pub(super) fn kind(sublayer: &Sublayer) -> &'static str {
     match sublayer.branches.first().map(|b| &b.op) {
+        Some(Op::Attention(attention)) if attention.reads_encoder => "cross-attention",
         Some(Op::Attention(_)) => "attention",
         _ => "MLP",
     }
