@@ -19,12 +19,12 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// Every folder is a case.
+/// Every folder is a case; convolutional networks have a test of their own.
 fn cases() -> Vec<String> {
     let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap());
     let folders = entries.filter(|e| e.file_type().unwrap().is_dir());
     let names = folders.map(|e| e.file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| !name.starts_with('_')).collect();
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with("resnet-")).collect();
     names.sort();
     names
 }

@@ -18,7 +18,7 @@ fn changed(case: &str, change: impl FnOnce(&mut Config)) -> Checkpoint {
     let stored = load(case);
     let mut config = stored.config().clone();
     change(&mut config);
-    Checkpoint::in_memory(&folder(case), config, stored.tensors().clone())
+    Checkpoint::in_memory(folder(case), config, stored.tensors().clone())
 }
 
 fn argument(case: &str, name: &str, value: Value) -> Checkpoint {

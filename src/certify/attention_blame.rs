@@ -2,7 +2,7 @@
 
 use super::blame::Accused;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::explain::{Blame, norm_fault, row_fault};
+use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::ops::value_rows;
 use super::pattern::{patterns, relative_biases};
 use super::reader::{Folded, Reader};
@@ -30,24 +30,66 @@ impl<'a> Accused<'a> {
             return Ok(Some(blame));
         }
         let keys = (others.0.fold(&s.key)?, others.1.fold(&t.key)?);
-        let distances =
-            (relative_biases(self.readers.0.side, s)?, relative_biases(self.readers.1.side, t)?);
-        let mine = patterns(t, &queries.1, &keys.1, distances.1.clone());
-        let theirs = patterns(s, &queries.0, &keys.0, distances.0.clone());
-        let without = |heads: usize| Bounded::zeros(heads, 0);
-        let plain = (
-            patterns(s, &queries.0, &keys.0, without(s.heads)),
-            patterns(t, &queries.1, &keys.1, without(t.heads)),
-        );
-        let known = theirs.iter().any(|pattern| mine[head].equals(pattern, UNITS));
-        let like = plain.0.iter().position(|pattern| plain.1[head].equals(pattern, UNITS));
-        if let (false, Some(of)) = (known, like) {
-            return Ok(relative_fault((s, t), (&distances.0, &distances.1), (of, head)));
+        let mine = patterns(self.readers.1, t, &queries.1, &keys.1)?;
+        let theirs = patterns(self.readers.0, s, &queries.0, &keys.0)?;
+        if let Some(partner) = theirs.iter().position(|other| mine[head].equals(other, UNITS)) {
+            return self.value_fault(attentions, *channel, partner);
         }
-        match theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS)) {
-            Some(partner) => self.value_fault(attentions, *channel, partner),
-            None => Ok(self.pattern_fault(attentions, (&queries, &keys), head)),
+        let like = theirs.iter().position(|other| mine[head].differs_in_distances(other));
+        if let Some(partner) = like {
+            return self.relative_fault(attentions, (partner, head));
         }
+        match self.pattern_fault(attentions, (&queries, &keys), head) {
+            Some(blame) => Ok(Some(blame)),
+            None => self.head_norm_fault(attentions),
+        }
+    }
+
+    /// The bias for relative positions of the expanded head `heads.1`, whose queries and keys are
+    /// those of the source's `heads.0`.
+    fn relative_fault(
+        &self,
+        (s, t): (&'a Attention, &'a Attention),
+        heads: (usize, usize),
+    ) -> Result<Option<Blame<'a>>> {
+        let (Some(from), Some(to)) = (&s.relative, &t.relative) else { return Ok(None) };
+        let small = relative_biases(self.readers.0.side, s)?;
+        let large = relative_biases(self.readers.1.side, t)?;
+        let residual = Residual::of(&large.slice(heads.1, 1), &small.slice(heads.0, 1), 0.0);
+        let row = large.row(heads.1);
+        let copied = (0..small.rows()).find(|h| row.equals(&small.row(*h), Ratio::ONE, UNITS));
+        let cause = copied.map(|head| {
+            format!(
+                "its column {} is that of the source's head {head}, but queries and keys are those \
+                 of head {}",
+                heads.1, heads.0
+            )
+        });
+        let bucket = to.reachable().get(residual.worst.1 + 1).copied().unwrap_or(0);
+        let (tensor, source_tensor, at) = (&to.table, &from.table, (bucket, heads.1));
+        Ok(Some(Blame { tensor, source_tensor, at, residual, cause }))
+    }
+
+    /// The rows in front are as they should be: a norm of queries or keys is not the source's.
+    fn head_norm_fault(&self, (s, t): (&'a Attention, &'a Attention)) -> Result<Option<Blame<'a>>> {
+        let (Some(s), Some(t)) = (&s.head_norms, &t.head_norms) else { return Ok(None) };
+        let sides = (self.readers.0.side, self.readers.1.side);
+        for (s, t) in [(&s.query, &t.query), (&s.key, &t.key)] {
+            let pairs =
+                [s.weight.as_ref().zip(t.weight.as_ref()), s.bias.as_ref().zip(t.bias.as_ref())];
+            for (source_tensor, tensor) in pairs.into_iter().flatten() {
+                if source_tensor.rows() != tensor.rows() {
+                    continue;
+                }
+                let residual =
+                    Residual::of(&sides.1.read(tensor)?, &sides.0.read(source_tensor)?, 0.0);
+                if !residual.holds() {
+                    let (at, cause) = (residual.worst, constant_ratio(&residual, &[]));
+                    return Ok(Some(Blame { tensor, source_tensor, at, residual, cause }));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The pattern is that of the source's head `partner`: the values differ.
@@ -141,29 +183,6 @@ impl<'a> Accused<'a> {
     }
 }
 
-/// The bias for relative positions of expanded head `heads.1`, whose queries and keys are those of
-/// the source's `heads.0`.
-fn relative_fault<'a>(
-    (s, t): (&'a Attention, &'a Attention),
-    (small, large): (&Bounded, &Bounded),
-    heads: (usize, usize),
-) -> Option<Blame<'a>> {
-    let (from, to) = (s.relative.as_ref()?, t.relative.as_ref()?);
-    let residual = Residual::of(&large.slice(heads.1, 1), &small.slice(heads.0, 1), 0.0);
-    let bucket = *to.reachable().get(residual.worst.1 + 1)?;
-    let copied = (0..small.rows())
-        .find(|head| large.row(heads.1).equals(&small.row(*head), Ratio::ONE, UNITS));
-    let cause = copied.map(|head| {
-        format!(
-            "its column {} is that of the source's head {head}, but queries and keys are those of \
-             head {}",
-            heads.1, heads.0
-        )
-    });
-    let at = (bucket, heads.1);
-    Some(Blame { tensor: &to.table, source_tensor: &from.table, at, residual, cause })
-}
-
 /// Which logit channels of a head correspond, source and expanded: those at one place; with rotary
 /// positions, those that turn at one frequency.
 pub(super) fn channels(source: &Attention, expanded: &Attention) -> Vec<(usize, usize)> {
@@ -177,14 +196,18 @@ pub(super) fn channels(source: &Attention, expanded: &Attention) -> Vec<(usize, 
     let pairs: Vec<(usize, usize)> =
         (0..halves.0).filter_map(|pair| Some((pair, place(&from.frequencies[pair])?))).collect();
     let second = pairs.iter().map(|(s, t)| (s + halves.0, t + halves.1));
-    pairs.iter().copied().chain(second).collect()
+    let unturned = (2 * halves.0..source.head_dim).zip(2 * halves.1..expanded.head_dim);
+    pairs.iter().copied().chain(second).chain(unturned).collect()
 }
 
 /// Like [`channels`], had the pairs of a rotary head stayed at their places.
 fn in_place(source: &Attention, expanded: &Attention) -> Vec<(usize, usize)> {
-    let halves = (source.head_dim / 2, expanded.head_dim / 2);
+    let half = |a: &Attention| a.rotary.as_ref().map_or(0, |rotary| rotary.frequencies.len());
+    let halves = (half(source), half(expanded));
     let pairs = || 0..halves.0.min(halves.1);
-    pairs().map(|c| (c, c)).chain(pairs().map(|c| (c + halves.0, c + halves.1))).collect()
+    let unturned = (2 * halves.0..source.head_dim).zip(2 * halves.1..expanded.head_dim);
+    let second = pairs().map(|c| (c + halves.0, c + halves.1));
+    pairs().map(|c| (c, c)).chain(second).chain(unturned).collect()
 }
 
 /// A value row that is a source row with another bias.

@@ -9,8 +9,8 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Embedding, Lens, Table, TableIndex};
-use ndarray::{Array2, Axis, concatenate};
+use crate::model::{Count, Embedding, Lens, NormKind, Positions, Table, TableIndex};
+use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate};
 
 /// A summand of the embedding, in both models.
 #[derive(Clone, Copy)]
@@ -23,45 +23,95 @@ pub(super) struct Part<'a> {
     pub turned: bool,
     /// For tables: what selects the row.
     pub index: Option<TableIndex>,
+    /// The factors in code on what is stored.
+    pub scale: (f64, f64),
+    /// Whether it stands in front of a projection, which maps to the stream in its place: then it
+    /// must be the same in both models.
+    pub kept: bool,
+}
+
+impl<'a> Part<'a> {
+    fn new(name: &'static str, source: &'a Lens, expanded: &'a Lens) -> Self {
+        let (turned, index, scale, kept) = (false, None, (1.0, 1.0), false);
+        Part { name, source, expanded, turned, index, scale, kept }
+    }
+
+    /// Rows of the source's lens; columns where it is turned.
+    pub fn rows(&self) -> usize {
+        if self.turned { self.source.cols() } else { self.source.rows() }
+    }
+
+    /// The first row that an input can reach. Rows in front of an offset are never looked up, but
+    /// for the last of them, which stands for padding.
+    pub fn first(&self) -> usize {
+        let first = match self.index {
+            Some(TableIndex::Position(Positions { count: Count::All, offset })) => offset,
+            Some(TableIndex::Position(positions)) => positions.offset.saturating_sub(1),
+            _ => 0,
+        };
+        first.min(self.rows())
+    }
+
+    /// Whether both models have as many rows, and as wide ones where they must be the same.
+    fn fits(&self) -> bool {
+        let rows = match self.turned {
+            true => self.expanded.cols(),
+            false => self.expanded.rows(),
+        };
+        rows == self.rows() && (!self.kept || self.expanded.cols() == self.source.cols())
+    }
 }
 
 /// The parts that both embeddings have; `None` if one has a part that the other lacks.
 pub(super) fn parts<'a>(source: &'a Embedding, expanded: &'a Embedding) -> Option<Vec<Part<'a>>> {
     let mut parts = Vec::new();
-    if source.tables.len() != expanded.tables.len() {
+    if source.tables.len() != expanded.tables.len() || source.prefix.len() != expanded.prefix.len()
+    {
         return None;
     }
     for (s, t) in source.tables.iter().zip(&expanded.tables) {
-        let plain = |table: &Table| table.scale == 1.0 && table.projection.is_none();
-        if s.index != t.index || !plain(s) || !plain(t) {
-            return None;
-        }
-        let name = match s.index {
-            TableIndex::Token => "token table",
-            TableIndex::Position(_) => "position table",
-            TableIndex::TokenType => "token type table",
-        };
-        let index = Some(s.index);
-        parts.push(Part { name, source: &s.lens, expanded: &t.lens, turned: false, index });
+        parts.extend(table_parts(s, t)?);
     }
-    let mut pair = |name, source: Option<&'a Lens>, expanded: Option<&'a Lens>, turned| match (
-        source, expanded,
-    ) {
-        (Some(source), Some(expanded)) => {
-            parts.push(Part { name, source, expanded, turned, index: None });
-            true
+    for (s, t) in source.prefix.iter().zip(&expanded.prefix) {
+        parts.push(Part::new("class token", s, t));
+    }
+    let turned = |name, s, t| Part { turned: true, ..Part::new(name, s, t) };
+    match (&source.patch, &expanded.patch) {
+        (Some(s), Some(t)) => {
+            parts.push(turned("patch convolution", &s.weight, &t.weight));
+            match (&s.bias, &t.bias) {
+                (Some(s), Some(t)) => parts.push(turned("patch bias", s, t)),
+                (None, None) => {}
+                _ => return None,
+            }
         }
-        (None, None) => true,
-        _ => false,
+        (None, None) => {}
+        _ => return None,
+    }
+    parts.iter().all(Part::fits).then_some(parts)
+}
+
+/// A table; or, with a projection behind it, the table as it is and the projection's columns, of
+/// which every row of the stream is a sum: `P_T e = E P_S e` for all rows e.
+fn table_parts<'a>(s: &'a Table, t: &'a Table) -> Option<Vec<Part<'a>>> {
+    if s.index != t.index {
+        return None;
+    }
+    let name = match s.index {
+        TableIndex::Token => "token table",
+        TableIndex::Position(_) => "position table",
+        TableIndex::TokenType => "token type table",
     };
-    let weight = |e: &'a Embedding| e.patch.as_ref().map(|p| &p.weight);
-    let bias = |e: &'a Embedding| e.patch.as_ref().and_then(|p| p.bias.as_ref());
-    let prefixes = source.prefix.len().max(expanded.prefix.len());
-    let complete = (0..prefixes)
-        .all(|i| pair("class token", source.prefix.get(i), expanded.prefix.get(i), false))
-        && pair("patch convolution", weight(source), weight(expanded), true)
-        && pair("patch bias", bias(source), bias(expanded), true);
-    complete.then_some(parts)
+    let (index, scale) = (Some(s.index), (s.scale, t.scale));
+    let table = Part { index, scale, ..Part::new(name, &s.lens, &t.lens) };
+    match (&s.projection, &t.projection) {
+        (None, None) => Some(vec![table]),
+        (Some(s), Some(t)) if s.bias.is_none() && t.bias.is_none() => {
+            let projection = Part::new("projection", &s.weight, &t.weight);
+            Some(vec![Part { kept: true, ..table }, Part { turned: true, ..projection }])
+        }
+        _ => None,
+    }
 }
 
 /// The map of the residual stream and how sure it is.
@@ -77,12 +127,12 @@ pub(super) struct Found {
 const SAMPLE_ROWS: usize = 16;
 
 /// Finds the map of the stream. `layer_norm`: whether all that reads the stream is a LayerNorm, so
-/// that it only matters up to a constant over the channels.
+/// that it only matters up to a constant over the channels. `kind`: of the norms that read it.
 pub(super) fn stream_map(
     source: &Side,
     expanded: &Side,
     parts: &[Part],
-    layer_norm: bool,
+    (layer_norm, kind): (bool, NormKind),
 ) -> Result<Found> {
     let unit = parts.iter().map(|p| expanded.unit(p.expanded)).fold(0.0, f64::max);
     let samples = samples(source.checkpoint, expanded.checkpoint, parts)?;
@@ -100,7 +150,7 @@ pub(super) fn stream_map(
             votes = vote(&seen, widths, unit);
         }
     }
-    Ok(settle(votes, widths, layer_norm, unit))
+    Ok(settle(votes, widths, (layer_norm, kind), unit))
 }
 
 fn centred(mut rows: Array2<f64>) -> Array2<f64> {
@@ -124,11 +174,14 @@ type Sample = (Array2<f64>, Array2<f64>);
 /// one over all parts.
 fn samples(source: &Checkpoint, expanded: &Checkpoint, parts: &[Part]) -> Result<Vec<Sample>> {
     let (mut samples, mut firsts) = (Vec::new(), Vec::new());
-    for (number, part) in parts.iter().enumerate() {
-        let count = if part.turned { part.source.cols() } else { part.source.rows() };
-        for picked in picks(count) {
+    for (number, part) in parts.iter().filter(|part| !part.kept).enumerate() {
+        for mut picked in picks(part.rows() - part.first()) {
+            picked.iter_mut().for_each(|row| *row += part.first());
             let rows = |checkpoint, lens| pick(checkpoint, lens, part.turned, &picked);
-            let pair = (rows(source, part.source)?, rows(expanded, part.expanded)?);
+            let pair = (
+                rows(source, part.source)? * part.scale.0,
+                rows(expanded, part.expanded)? * part.scale.1,
+            );
             if firsts.len() == number {
                 firsts.push(pair.clone());
             }
@@ -210,6 +263,7 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
     let typical = (t.iter().map(|v| v * v).sum::<f64>() / t.ncols().max(1) as f64).sqrt();
     let mut used = vec![0usize; s.ncols()];
     let turned = scaled(t, &t_norm).reversed_axes();
+    let scale = likely_scale(&turned, &directions, (&s_norm, &t_norm), least);
     let mut proposals = Vec::with_capacity(t.ncols());
     for start in (0..t.ncols()).step_by(512) {
         let block = turned.slice(ndarray::s![start..t.ncols().min(start + 512), ..]);
@@ -220,12 +274,8 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
                 proposals.push(Some((Entry::Zero, 1.0)));
                 continue;
             }
-            let position = channel % s.ncols();
-            let matching = |j: &usize| row[*j].abs() >= least;
-            let of = Some(position)
-                .filter(matching)
-                .or_else(|| (0..s.ncols()).filter(matching).min_by_key(|j| used[*j]));
-            if let Some(of) = of {
+            let near = Near { cosines: row, size: t_norm[channel], norms: &s_norm, scale };
+            if let Some(of) = near.choose(channel % s.ncols(), &used, (least, unit)) {
                 used[of] += 1;
                 let entry = Entry::Copy { of, sign: row[of].signum() };
                 proposals.push(Some((entry, t_norm[channel] / s_norm[of])));
@@ -239,16 +289,76 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
     proposals
 }
 
+/// The median size of a column of `t` relative to the column of `s` nearest to its direction; 1
+/// where no direction is the same.
+fn likely_scale(
+    turned: &Array2<f64>,
+    directions: &Array2<f64>,
+    (s_norm, t_norm): (&Array1<f64>, &Array1<f64>),
+    least: f64,
+) -> f64 {
+    let mut ratios = Vec::new();
+    for channel in (0..turned.nrows()).step_by((turned.nrows() / SCALES).max(1)) {
+        let cosines = turned.row(channel).dot(directions);
+        let best =
+            (0..cosines.len()).max_by(|a, b| cosines[*a].abs().total_cmp(&cosines[*b].abs()));
+        if let Some(of) = best.filter(|of| cosines[*of].abs() >= least) {
+            ratios.push(t_norm[channel] / s_norm[of]);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied().unwrap_or(1.0)
+}
+
+/// Channels that tell the scale of the map.
+const SCALES: usize = 256;
+
+/// Distances below which two columns are the same numbers, relative to their size: what the
+/// computation of a distance itself rounds.
+const SAME: f64 = 1e-7;
+
+/// A column of the expanded model among the source's.
+struct Near<'a> {
+    cosines: ArrayView1<'a, f64>,
+    size: f64,
+    norms: &'a Array1<f64>,
+    scale: f64,
+}
+
+impl Near<'_> {
+    /// Which source column this is a copy of. Few rows, or coarse ones, leave several that rounding
+    /// does not tell apart: then one that holds the same numbers comes before all others, and among
+    /// equals the one at its place in a circular layout, then the one least used.
+    fn choose(&self, position: usize, used: &[usize], (least, unit): (f64, f64)) -> Option<usize> {
+        let matching: Vec<usize> =
+            (0..used.len()).filter(|j| self.cosines[*j].abs() >= least).collect();
+        let nearest = matching.iter().map(|j| self.distance(*j)).fold(f64::INFINITY, f64::min);
+        let limit = if nearest <= SAME { SAME } else { nearest.max(4.0 * unit) };
+        let equal = || matching.iter().copied().filter(|j| self.distance(*j) <= limit);
+        let at_place = equal().find(|j| *j == position);
+        at_place.or_else(|| equal().min_by_key(|j| used[*j]))
+    }
+
+    /// Relative to the size of the column.
+    fn distance(&self, of: usize) -> f64 {
+        let ratio = self.scale * self.norms[of] / self.size;
+        let cosine = self.cosines[of].abs();
+        (1.0 + ratio * ratio - 2.0 * ratio * cosine).max(0.0).sqrt()
+    }
+}
+
 /// Turns votes into a map that a lossless expansion could have.
 fn settle(
     votes: Vec<Proposal>,
     (source, expanded): (usize, usize),
-    layer_norm: bool,
+    (layer_norm, kind): (bool, NormKind),
     unit: f64,
 ) -> Found {
     let unexplained = votes.iter().filter(|v| v.is_none()).count();
     let (scale, scale_error) = common_scale(&votes, unit);
-    let residue = if layer_norm { Entry::Mean } else { Entry::Zero };
+    let cast = |entry| votes.iter().flatten().filter(|(vote, _)| *vote == entry).count();
+    let averaged = kind == NormKind::Layer && cast(Entry::Mean) > cast(Entry::Zero);
+    let residue = if layer_norm || averaged { Entry::Mean } else { Entry::Zero };
     let whole = expanded / source * source;
     let layout = |channel: usize| match channel < whole {
         true => Entry::Copy { of: channel % source, sign: 1.0 },

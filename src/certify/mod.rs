@@ -23,35 +23,44 @@ mod align;
 mod attention_blame;
 mod blame;
 mod bounded;
+mod branch_norm;
 mod certificate;
 mod channels;
 mod cluster;
 mod discover;
+mod experts;
 mod explain;
+mod fields;
+mod head_norm;
+mod layer_scale;
 mod map;
 mod ops;
 mod outputs;
 mod pattern;
 mod reader;
 mod side;
+mod spread;
 mod squares;
+mod stack;
 mod stream;
 mod sublayer;
 mod suspect;
+mod words;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Embedding, Encoder, Model, Norm, NormKind, Step, Sublayer};
+use crate::model::{Model, Norm, NormKind, Step, Sublayer};
 use align::Pair;
 use map::Map;
 use rayon::prelude::*;
 use side::{Caps, Side};
 use squares::Ledger;
+use stack::Stack;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use stream::{Stream, written_map};
+use stream::{Factor, written_map};
 use sublayer::{NO_NORM, Network, kind};
 
 /// Holds every equation against the weights of two models.
@@ -97,7 +106,17 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     match (s.encoder.as_deref(), t.encoder.as_deref()) {
         (None, None) => {}
         (Some(a), Some(b)) => {
-            let Some(found) = encoder(&network, (a, b), ledger)? else { return Ok(()) };
+            let stack = Stack {
+                name: "encoder ",
+                embeddings: (&a.embedding, &b.embedding),
+                layers: (&a.layers, &b.layers),
+            };
+            let mut held = Ledger::new();
+            let found = stack.hold(&network, &mut held)?;
+            // They are told; the decoder has notes of its own.
+            held.notes = Default::default();
+            ledger.append(held);
+            let Some(found) = found else { return Ok(()) };
             encoded = found;
             let norms = (Some(&a.norm), Some(&b.norm));
             let Some(readers) = reader::readers((source, expanded), &encoded, norms)? else {
@@ -112,9 +131,12 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
             return Ok(());
         }
     }
-    let embeddings = (&s.embedding, &t.embedding);
-    let Some(map) = embedding(&network, embeddings, "", ledger)? else { return Ok(()) };
-    let map = layers(&network, map, (&s.layers, &t.layers), "", ledger)?;
+    let stack = Stack {
+        name: "",
+        embeddings: (&s.embedding, &t.embedding),
+        layers: (&s.layers, &t.layers),
+    };
+    let Some(map) = stack.hold(&network, ledger)? else { return Ok(()) };
     if s.outputs.len() != t.outputs.len() {
         ledger.unknown("outputs", "the two models return different things");
     }
@@ -122,60 +144,6 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         ledger.append(network.output(&map, a, b)?);
     }
     Ok(())
-}
-
-/// Holds the encoders up to their last norms; gives the map of their streams in front of those.
-fn encoder(
-    network: &Network,
-    (s, t): (&Encoder, &Encoder),
-    ledger: &mut Ledger,
-) -> Result<Option<Map>> {
-    let embeddings = (&s.embedding, &t.embedding);
-    let Some(map) = embedding(network, embeddings, "encoder ", ledger)? else { return Ok(None) };
-    layers(network, map, (&s.layers, &t.layers), "encoder ", ledger).map(Some)
-}
-
-/// Holds the embeddings; gives the map of the stream behind them, or nothing where there is none
-/// to be found.
-fn embedding(
-    network: &Network,
-    (a, b): (&Embedding, &Embedding),
-    stack: &str,
-    ledger: &mut Ledger,
-) -> Result<Option<Map>> {
-    let &Network { source, expanded, layer_norm, .. } = network;
-    let Some(parts) = discover::parts(a, b) else {
-        let place = format!("{stack}embedding");
-        ledger.unknown(place, "the two models embed their input in different ways");
-        return Ok(None);
-    };
-    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
-    if found.unexplained * 2 > found.map.expanded() {
-        let reason = format!(
-            "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \
-             source channel nor the mean nor zero",
-            found.unexplained,
-            found.map.expanded()
-        );
-        ledger.unknown(format!("{stack}embedding"), reason);
-    }
-    ledger.map(format!("{stack}hidden"), found.map.words());
-    Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
-
-    let mut map = found.map;
-    let place = format!("{stack}embedding norm");
-    match (&a.norm, &b.norm) {
-        (None, None) => {}
-        (Some(a), Some(b)) => {
-            network.epsilon(&map, (a, b), &place, ledger);
-            match written_map((source, expanded), &map, (a, b), (&place, false), ledger)? {
-                Some(written) => map = written,
-                None => ledger.unknown(place, NO_NORM),
-            }
-        }
-        _ => ledger.unknown(place, "only one of the two models has it"),
-    }
-    Ok(Some(map))
 }
 
 /// Whether a constant over the channels, added to a sum on the stream, changes nothing: all that
@@ -192,7 +160,8 @@ fn reads_by_layer_norm_alone(model: &Model) -> bool {
         behind_norm = sublayer.post_norm.is_some();
     }
     let first_step = |steps: &[Step]| {
-        steps.iter().find(|step| !matches!(step, Step::Position(_))).is_some_and(is_norm)
+        let picks = |step: &&Step| matches!(step, Step::Position(_) | Step::MeanFrom(_));
+        steps.iter().find(|step| !picks(step)).is_some_and(is_norm)
     };
     let outputs = behind_norm || model.outputs.iter().all(|output| first_step(&output.steps));
     outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
@@ -216,17 +185,10 @@ fn norms(model: &Model) -> Vec<&Norm> {
     model.embedding.norm.iter().chain(inner).chain(last).collect()
 }
 
-/// Holds the layers of a stack, whose name goes in front of places; gives the map of the stream
-/// behind the last.
-fn layers(
-    network: &Network,
-    map: Map,
-    stacks: (&[Vec<Sublayer>], &[Vec<Sublayer>]),
-    stack: &str,
-    ledger: &mut Ledger,
-) -> Result<Map> {
-    let (s, t) = (stacks.0.concat(), stacks.1.concat());
-    let places = places(stacks.1, stack);
+/// Holds the layers of a stack; gives the map of the stream behind the last.
+fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Result<Map> {
+    let (s, t) = (stack.layers.0.concat(), stack.layers.1.concat());
+    let places = places(stack);
     if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
         return post_norm_layers(network, map, (&s, &t), &places, ledger);
     }
@@ -258,20 +220,7 @@ fn layers(
         tried.push((pairs, found));
     }
     let best = tried.into_iter().min_by_key(|(_, found)| found.faults());
-    let (pairs, found) = best.expect("at least one alignment was tried");
-    let inserted: Vec<&str> = pairs
-        .iter()
-        .filter_map(|pair| match pair {
-            (None, Some(j)) => Some(places[*j].as_str()),
-            _ => None,
-        })
-        .collect();
-    if !inserted.is_empty() {
-        ledger.map(
-            format!("{stack}depth"),
-            format!("inserted, writing nothing: {}", inserted.join(", ")),
-        );
-    }
+    let (_, found) = best.expect("at least one alignment was tried");
     ledger.append(found);
     Ok(map)
 }
@@ -308,11 +257,10 @@ fn exhaustive(
     }))
 }
 
-fn places(layers: &[Vec<Sublayer>], stack: &str) -> Vec<String> {
-    let layers = layers.iter().enumerate();
-    layers
-        .flat_map(|(i, layer)| layer.iter().map(move |s| format!("{stack}layer {i} {}", kind(s))))
-        .collect()
+fn places(stack: &Stack) -> Vec<String> {
+    let layers = stack.layers.1.iter().enumerate();
+    let place = |i: usize, s: &Sublayer| format!("{}layer {i} {}", stack.name, kind(s));
+    layers.flat_map(|(i, layer)| layer.iter().map(move |s| place(i, s))).collect()
 }
 
 fn hold_pairs(
@@ -350,8 +298,9 @@ fn post_norm_layers(
     ledger: &mut Ledger,
 ) -> Result<Map> {
     if s.len() != t.len() {
+        let unmatched = places.get(s.len()).map_or("depth", String::as_str);
         ledger.unknown(
-            "depth",
+            unmatched,
             format!(
                 "a norm behind every sublayer makes {} layers out of {} something else, up to ε: \
                  no lossless depth expansion is known",
@@ -370,7 +319,7 @@ fn post_norm_layers(
         maps.push(match (&a.post_norm, &b.post_norm) {
             (Some(a), Some(b)) => {
                 network.epsilon(&map, (a, b), &places[i], &mut found);
-                match written_map(sides, &map, (a, b), (&places[i], false), &mut found)? {
+                match written_map(sides, &map, (a, b), (&places[i], Factor::Fitted), &mut found)? {
                     Some(written) => written,
                     None => {
                         found.unknown(&places[i], NO_NORM);

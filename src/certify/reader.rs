@@ -9,7 +9,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use super::stream::eta_squared;
 use crate::error::Result;
-use crate::model::{Attention, Linear, Norm, NormKind, Op};
+use crate::model::{Attention, Lens, Linear, Norm, NormKind, Op};
 use ndarray::Zip;
 
 /// How a model's linear layers read one point of the stream.
@@ -22,6 +22,8 @@ pub(super) struct Reader<'a> {
     /// The largest relative error that all folded entries may have in common: the norm weight's
     /// rounding, or the fitted scale's.
     pub shared: f64,
+    /// LayerScale of the branch that reads: a factor on what it writes.
+    pub scale: Option<&'a Lens>,
     /// How cross-attention reads what the encoder returned.
     pub memory: Option<Memory<'a>>,
 }
@@ -60,7 +62,8 @@ pub(super) fn readers<'a>(
         (None, None) => (map.scale, map.scale_error),
         _ => return Ok(None),
     };
-    let reader = |side, norm, through| Reader { side, norm, through, shared, memory: None };
+    let reader =
+        |side, norm, through| Reader { side, norm, through, shared, scale: None, memory: None };
     Ok(Some((reader(source, norms.0, None), reader(expanded, norms.1, Some((map, factor))))))
 }
 
@@ -76,7 +79,7 @@ pub(super) fn reader_alone<'a>(
         (Some(map), None) => Some((map, map.scale)),
         (Some(map), Some(norm)) => Some((map, map.scale / eta_squared(map, norm.kind)?.sqrt())),
     };
-    Some(Reader { side, norm, through, shared: 0.0, memory: None })
+    Some(Reader { side, norm, through, shared: 0.0, scale: None, memory: None })
 }
 
 /// How far the expanded norm's weight is from the source's, scaled and copied: at most its unit of
@@ -109,7 +112,7 @@ impl<'a> Reader<'a> {
     pub fn keys(&self, attention: &Attention) -> Reader<'a> {
         match self.memory {
             Some(Memory { norm, through, shared }) if attention.reads_encoder => {
-                Reader { side: self.side, norm, through, shared, memory: None }
+                Reader { norm, through, shared, ..*self }
             }
             _ => *self,
         }
@@ -143,17 +146,27 @@ impl<'a> Reader<'a> {
             None => Bounded::ones(stored.value.ncols()),
         };
         let (width, targets) = self.targets(stored.value.ncols());
+        let means = self.means();
         let mut weight = Bounded::zeros(count, width);
         Zip::from(stored.value.rows())
             .and(weight.value.rows_mut())
             .and(weight.variance.rows_mut())
             .for_each(|row, mut values, mut variances| {
+                let mut mean = (0.0, 0.0);
                 for (j, w) in row.iter().enumerate() {
+                    if let Some(factor) = &means {
+                        mean.0 += factor[j] * w;
+                        mean.1 += factor[j] * factor[j] * stored.variance(*w);
+                    }
                     let Some((of, factor)) = targets[j] else { continue };
                     let (g, spread) = (gamma.value[[j, 0]], gamma.variance[[j, 0]]);
                     values[of] += factor * g * w;
                     variances[of] +=
                         factor * factor * (stored.variance(*w) * g * g + w * w * spread);
+                }
+                if means.is_some() {
+                    values += mean.0;
+                    variances += mean.1;
                 }
             });
         if self.is_layer_norm() {
@@ -172,6 +185,17 @@ impl<'a> Reader<'a> {
             Entry::Mean | Entry::Zero => None,
         };
         (map.source, map.entries.iter().map(target).collect())
+    }
+
+    /// What each column takes of every source channel: a norm makes channels that hold the mean
+    /// zero, and a reader without one reads them. `None` where there are none.
+    fn means(&self) -> Option<Vec<f64>> {
+        let (map, factor) = self.through.filter(|_| self.norm.is_none())?;
+        let share = |entry: &Entry| match entry {
+            Entry::Mean => factor / map.source as f64,
+            Entry::Copy { .. } | Entry::Zero => 0.0,
+        };
+        map.entries.contains(&Entry::Mean).then(|| map.entries.iter().map(share).collect())
     }
 
     fn is_layer_norm(&self) -> bool {

@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 /// Tokens of the longest probe.
 const LONGEST: usize = 16;
-/// Tokens of the longest probe that is made to reach far.
-const FAR: usize = 512;
+/// Tokens of the longest probe that is tried whatever it costs: past a small window.
+pub(super) const LONG: usize = 128;
 /// Failures that get a probe of their own.
 const FAILURES: usize = 6;
 /// Random images.
@@ -61,10 +61,27 @@ fn generator(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
+/// Tokens past the end of a window.
+const BEYOND: usize = 4;
+
+/// Tokens of the smallest window of attention, or the distance from which on relative positions
+/// look alike, if there is one.
+fn smallest_window(model: &Model) -> Option<usize> {
+    let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let windows = branches.filter_map(|branch| match &branch.op {
+        Op::Attention(attention) => {
+            let distance = attention.relative.as_ref().map(|bias| bias.max_distance);
+            attention.window.map(|window| window.size).or(distance)
+        }
+        _ => None,
+    });
+    windows.min()
+}
+
 /// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several
-/// tokens; for image models random images.
-pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Probe> {
-    let far = furthest_distance(model).map(|distance| (distance + 2).min(FAR));
+/// tokens, more tokens than a window has; for image models random images. None has more than
+/// `most` tokens.
+pub(super) fn probes(model: &Model, failures: &[Failure], more: usize, most: usize) -> Vec<Probe> {
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {
             let shape = [channels, height, width];
@@ -72,7 +89,8 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
         }
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
-            longest: positions.unwrap_or(LONGEST).min(LONGEST).max(far.unwrap_or(0)),
+            longest: positions.unwrap_or(LONGEST).min(LONGEST),
+            most,
             table: positions,
             types,
             has_encoder: model.encoder.is_some(),
@@ -88,22 +106,8 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
     let mut probes = vec![writer.random(1, &mut rng), writer.random(4, &mut rng)];
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
     probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
-    if let (Some(far), false) = (far, failures.is_empty()) {
-        probes.push(writer.random(far, &mut rng));
-    }
+    probes.extend(smallest_window(model).and_then(|window| writer.longer(window, &mut rng)));
     probes.into_iter().map(|probe| probe.behind_encoder(&writer, &mut rng)).collect()
-}
-
-/// From which distance on all positions look alike; `None` without relative positions.
-fn furthest_distance(model: &Model) -> Option<usize> {
-    let encoder = model.encoder.iter().flat_map(|encoder| &encoder.layers);
-    let sublayers = model.layers.iter().chain(encoder).flatten();
-    let ops = sublayers.flat_map(|sublayer| &sublayer.branches).map(|branch| &branch.op);
-    let distance = |op: &Op| match op {
-        Op::Attention(attention) => attention.relative.as_ref().map(|bias| bias.max_distance),
-        _ => None,
-    };
-    ops.filter_map(distance).max()
 }
 
 /// At least `count` inputs of `length` tokens, half of them reaching a failure; or as many images.
@@ -116,6 +120,7 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
             longest: positions.unwrap_or(length).min(length),
+            most: 4 * length,
             table: positions,
             types,
             has_encoder: model.encoder.is_some(),
@@ -138,8 +143,10 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
 /// Writes token sequences for one model.
 struct Writer {
     vocabulary: usize,
-    /// Longest sequence written.
+    /// Longest sequence written, but where only longer ones reach what is looked for.
     longest: usize,
+    /// Longest sequence written in any case.
+    most: usize,
     /// Rows of the position table.
     table: Option<usize>,
     types: usize,
@@ -160,12 +167,21 @@ impl Writer {
         Probe::tokens(ids, types, None)
     }
 
+    /// Random ids, more than `count`; `None` where that is too many.
+    fn longer(&self, count: usize, rng: &mut ChaCha8Rng) -> Option<Probe> {
+        let most = self.table.unwrap_or(self.most).min(self.most);
+        let length = count.saturating_add(BEYOND).min(most);
+        let longer = Writer { longest: length, ..*self };
+        (length > count).then(|| longer.random(length, rng))
+    }
+
     /// A sequence that reaches a failure; `None` where that names something the model has not.
     fn reaching(&self, reach: Reach, length: usize, rng: &mut ChaCha8Rng) -> Option<Probe> {
         let mut ids = self.ids(length, rng);
         let place = rng.random_range(0..ids.len());
         match reach {
             Reach::Any | Reach::Epsilon => Some(self.random(length, rng)),
+            Reach::Longer(count) => self.longer(count, rng),
             Reach::Token(id) => {
                 *ids.get_mut(place).filter(|_| id < self.vocabulary)? = id;
                 Some(Probe::tokens(ids, None, None))

@@ -6,6 +6,7 @@
 //! Several inputs are run together, so that each weight is read once for all of them.
 
 mod attention;
+mod convolutional;
 mod embedding;
 mod experts;
 mod input;
@@ -17,6 +18,7 @@ mod real;
 mod variances;
 mod weights;
 
+pub use convolutional::run_convnet;
 pub use input::Input;
 pub use noise::{Noise, storage_noise};
 pub use real::Real;

@@ -4,6 +4,7 @@
 //! tree whose leaves are [`Lens`]es. The forward pass, the expansion rules, the certificate and the
 //! generators are written against the tree; a model family is one file under `families/`.
 
+pub mod convolutional;
 mod families;
 mod lens;
 mod parts;
@@ -87,6 +88,21 @@ impl Model {
     }
 }
 
+impl Branch {
+    /// Norm, op, norms inside it, its relative positions, norm behind it, scale.
+    pub fn lenses(&self) -> impl Iterator<Item = &Lens> {
+        let first = self.norm.iter().flat_map(Norm::lenses);
+        let linears = self.op.linears().into_iter().flat_map(Linear::lenses);
+        let inner = self.op.norms().into_iter().flat_map(Norm::lenses);
+        let relative = match &self.op {
+            Op::Attention(attention) => attention.relative.as_ref().map(|r| &r.table),
+            _ => None,
+        };
+        let last = self.post_norm.iter().flat_map(Norm::lenses);
+        first.chain(linears).chain(inner).chain(relative).chain(last).chain(&self.scale)
+    }
+}
+
 impl Embedding {
     /// Tables with their projections, prefix, patch convolution, norm.
     pub fn lenses(&self) -> Vec<&Lens> {
@@ -106,16 +122,7 @@ impl Sublayer {
     /// Those of its branches (norm, op, norm, scale) and of the norm behind them.
     pub fn lenses(&self) -> Vec<&Lens> {
         let mut lenses = Vec::new();
-        for branch in &self.branches {
-            lenses.extend(branch.norm.iter().flat_map(Norm::lenses));
-            branch.op.linears().iter().for_each(|linear| lenses.extend(linear.lenses()));
-            branch.op.norms().iter().for_each(|norm| lenses.extend(norm.lenses()));
-            if let Op::Attention(attention) = &branch.op {
-                lenses.extend(attention.relative.iter().map(|relative| &relative.table));
-            }
-            lenses.extend(branch.post_norm.iter().flat_map(Norm::lenses));
-            lenses.extend(&branch.scale);
-        }
+        lenses.extend(self.branches.iter().flat_map(Branch::lenses));
         lenses.extend(self.post_norm.iter().flat_map(Norm::lenses));
         lenses
     }

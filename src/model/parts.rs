@@ -1,17 +1,17 @@
 //! Parts that several families are put together from.
 
+mod bert;
 pub(super) mod decoder;
 mod image;
-mod partial_rotary;
 pub(super) mod rotary;
 pub(super) mod windows;
 mod words;
 
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use bert::{BertParts, WordOutput};
 pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
-pub(super) use partial_rotary::PartialRotary;
-pub(super) use words::{check_causal, word_matrix};
+pub(super) use words::word_matrix;
 
 impl Dim {
     /// `count` times this dimension, where the field `from` says how many.

@@ -186,8 +186,8 @@ def randomize(model, name):
     for module_name, module in model.named_modules():
         kind = type(module).__name__
         # (Gemma's weights are what is added to 1.)
-        if isinstance(module, nn.LayerNorm) or kind.endswith("RMSNorm") and not kind.startswith("Gemma") \
-                or kind == "T5LayerNorm":
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or kind == "T5LayerNorm" \
+                or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -203,6 +203,12 @@ def randomize(model, name):
             values = 0.3 * values
         assert parameter.dtype == torch.float64, key
         parameter.data.copy_(torch.from_numpy(values))
+    for key, buffer in model.named_buffers():  # the running statistics of BatchNorm
+        values = rng.standard_normal(tuple(buffer.shape))
+        if key.endswith("running_mean"):
+            buffer.data.copy_(torch.from_numpy(values))
+        elif key.endswith("running_var"):
+            buffer.data.copy_(torch.from_numpy(np.exp(values)))
 
 
 def make_inputs(name, case):
@@ -277,6 +283,8 @@ def build(case, config):
     """A model of the case's class with float64 parameters (values to be overwritten)."""
     import timm
 
+    if "build" in case:
+        return case["build"](config).double().eval()
     if case["cls"] == "timm":
         return timm.create_model(case.get("architecture", TIMM_ARCHITECTURE), pretrained=False, **config).double().eval()
     cls = class_of(case)
@@ -293,6 +301,8 @@ def build(case, config):
 
 def save(model, case, folder):
     """config.json and model.safetensors as the library writes them."""
+    if "save" in case:
+        return case["save"](model, case["config"], folder)
     with tempfile.TemporaryDirectory() as scratch:
         if case["cls"] == "timm":
             from timm.models import save_for_hf
@@ -309,6 +319,10 @@ def reload(case, folder):
     import timm
     import torch
 
+    if "build" in case:
+        model = build(case, case["config"])
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in load_file(folder / "model.safetensors").items()})
+        return model
     if case["cls"] == "timm":
         return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
     cls = class_of(case)
@@ -394,6 +408,8 @@ def numpy_gpt2(c, w, entry):
 
 
 def numpy_bert(c, w, entry):
+    if c["architectures"][0].startswith("mod"):
+        return encoders_and_others.numpy_pre_norm_bert(c, w, entry)
     head = any(k.startswith("cls.") for k in w)
     w = strip(w, "bert.")
     ids, allowed = entry["input_ids"], masks(entry, causal=False)
@@ -430,10 +446,15 @@ NUMPY_MODELS = {"gpt2": numpy_gpt2, "bert": numpy_bert}
 
 # More families, in files of their own. They use the parts above, whether this file is run or imported.
 sys.modules["make_goldens"] = sys.modules[__name__]
-for module in ("images", "decoders", "encoders_and_others", "t5"):
+for module in ("images", "decoders", "encoders_and_others", "resnets", "t5"):
     module = importlib.import_module(module)
     CASES.update(module.CASES)
     NUMPY_MODELS.update(module.NUMPY_MODELS)
+
+
+def numpy_model(config):
+    family = config.get("model_type", config.get("architecture"))
+    return NUMPY_MODELS[family if family in NUMPY_MODELS else "timm"]
 
 
 def check():
@@ -443,8 +464,8 @@ def check():
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         golden = json.loads((folder / "golden.json").read_text())
-        assert all(t.dtype == np.float64 for t in weights.values()), name
-        model = NUMPY_MODELS[config.get("model_type", "timm")]
+        assert all(t.dtype == np.float64 for k, t in weights.items() if not k.endswith("num_batches_tracked")), name
+        model = numpy_model(config)
         worst = 0.0
         assert len(golden["inputs"]) == len(golden["outputs"]) == len(CASES[name]["inputs"])
         for entry, expected in zip(golden["inputs"], golden["outputs"]):

@@ -2,7 +2,9 @@
 //! [`Model`], and nothing else.
 
 mod bert;
+mod bert_pre_norm;
 mod deit;
+mod distilbert;
 mod gemma;
 mod gemma2;
 mod gpt2;
@@ -11,9 +13,12 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod olmo;
+mod opt;
+mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod roberta;
 mod stablelm;
 mod t5;
 mod vit;
@@ -55,6 +60,19 @@ pub struct Fields {
     pub head_dim: Option<&'static str>,
     /// ε; `None` where it is not stored.
     pub norm_eps: Option<&'static str>,
+}
+
+impl Fields {
+    /// The names that most families have.
+    const USUAL: Fields = Fields {
+        hidden: "hidden_size",
+        heads: "num_attention_heads",
+        intermediate: "intermediate_size",
+        layers: "num_hidden_layers",
+        kv_heads: None,
+        head_dim: None,
+        norm_eps: Some("layer_norm_eps"),
+    };
 }
 
 type Lookup<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
@@ -133,6 +151,10 @@ static FAMILIES: &[&Family] = &[
     &vit_timm::VIT_TIMM,
     &deit::DEIT,
     &gpt_neox::GPT_NEOX,
+    &opt::OPT,
+    &phi::PHI,
+    &roberta::ROBERTA,
+    &distilbert::DISTILBERT,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
