@@ -39,10 +39,12 @@ mod outputs;
 mod pattern;
 mod reader;
 mod side;
+mod spread;
 mod squares;
 mod stream;
 mod sublayer;
 mod suspect;
+mod words;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 
@@ -96,13 +98,18 @@ fn bytes((checkpoint, model): (&Checkpoint, &Model)) -> u64 {
 
 fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     let (s, t) = (source.model, expanded.model);
+    if s.encoder.is_some() || t.encoder.is_some() {
+        ledger.unknown("encoder", "no equation is known for an encoder beside a decoder");
+    }
     let Some(parts) = discover::parts(&s.embedding, &t.embedding) else {
         ledger.unknown("embedding", "the two models embed their input in different ways");
         return Ok(());
     };
     let layer_norm = reads_by_layer_norm_alone(s) && reads_by_layer_norm_alone(t);
     let network = Network { source, expanded, layer_norm };
-    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
+    let layers_alone = |model| norms(model).iter().all(|norm| norm.kind == NormKind::Layer);
+    let kind = if layers_alone(s) { NormKind::Layer } else { NormKind::Rms };
+    let found = discover::stream_map(source, expanded, &parts, (layer_norm, kind))?;
     if found.unexplained * 2 > found.map.expanded() {
         let reason = format!(
             "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \
@@ -112,10 +119,9 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         );
         ledger.unknown("embedding", reason);
     }
-    ledger.map("hidden", found.map.words());
     Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
 
-    let mut map = found.map;
+    let mut map = found.map.clone();
     match (&s.embedding.norm, &t.embedding.norm) {
         (None, None) => {}
         (Some(a), Some(b)) => {
@@ -134,6 +140,8 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         _ => ledger.unknown("embedding norm", "only one of the two models has it"),
     }
     let map = layers(&network, map, ledger)?;
+    let told = ledger.notes.tell(&found.map, (s, t));
+    ledger.certificate.maps.extend(told);
     if s.outputs.len() != t.outputs.len() {
         ledger.unknown("outputs", "the two models return different things");
     }
@@ -215,17 +223,7 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         tried.push((pairs, found));
     }
     let best = tried.into_iter().min_by_key(|(_, found)| found.faults());
-    let (pairs, found) = best.expect("at least one alignment was tried");
-    let inserted: Vec<&str> = pairs
-        .iter()
-        .filter_map(|pair| match pair {
-            (None, Some(j)) => Some(places[*j].as_str()),
-            _ => None,
-        })
-        .collect();
-    if !inserted.is_empty() {
-        ledger.map("depth", format!("inserted, writing nothing: {}", inserted.join(", ")));
-    }
+    let (_, found) = best.expect("at least one alignment was tried");
     ledger.append(found);
     Ok(map)
 }
@@ -304,8 +302,9 @@ fn post_norm_layers(
     ledger: &mut Ledger,
 ) -> Result<Map> {
     if s.len() != t.len() {
+        let unmatched = places.get(s.len()).map_or("depth", String::as_str);
         ledger.unknown(
-            "depth",
+            unmatched,
             format!(
                 "a norm behind every sublayer makes {} layers out of {} something else, up to ε: \
                  no lossless depth expansion is known",

@@ -120,7 +120,10 @@ impl Network<'_> {
         let map = match walk.norms {
             (Some(s), Some(t)) => {
                 let sides = (self.source, self.expanded);
-                match written_map(sides, &walk.map, (s, t), (place, Factor::SAME), ledger)? {
+                // Without a weight, nothing can make up for what the width does to the norm.
+                let weightless = s.weight.is_none() && t.weight.is_none();
+                let factor = if weightless { Factor::Fitted } else { Factor::SAME };
+                match written_map(sides, &walk.map, (s, t), (place, factor), ledger)? {
                     Some(map) => map,
                     None => {
                         ledger.unknown(place, NO_NORM);

@@ -112,17 +112,27 @@ impl Reader<'_> {
             None => Bounded::ones(stored.value.ncols()),
         };
         let (width, targets) = self.targets(stored.value.ncols());
+        let means = self.means();
         let mut weight = Bounded::zeros(count, width);
         Zip::from(stored.value.rows())
             .and(weight.value.rows_mut())
             .and(weight.variance.rows_mut())
             .for_each(|row, mut values, mut variances| {
+                let mut mean = (0.0, 0.0);
                 for (j, w) in row.iter().enumerate() {
+                    if let Some(factor) = &means {
+                        mean.0 += factor[j] * w;
+                        mean.1 += factor[j] * factor[j] * stored.variance(*w);
+                    }
                     let Some((of, factor)) = targets[j] else { continue };
                     let (g, spread) = (gamma.value[[j, 0]], gamma.variance[[j, 0]]);
                     values[of] += factor * g * w;
                     variances[of] +=
                         factor * factor * (stored.variance(*w) * g * g + w * w * spread);
+                }
+                if means.is_some() {
+                    values += mean.0;
+                    variances += mean.1;
                 }
             });
         if self.is_layer_norm() {
@@ -141,6 +151,17 @@ impl Reader<'_> {
             Entry::Mean | Entry::Zero => None,
         };
         (map.source, map.entries.iter().map(target).collect())
+    }
+
+    /// What each column takes of every source channel: a norm makes channels that hold the mean
+    /// zero, and a reader without one reads them. `None` where there are none.
+    fn means(&self) -> Option<Vec<f64>> {
+        let (map, factor) = self.through.filter(|_| self.norm.is_none())?;
+        let share = |entry: &Entry| match entry {
+            Entry::Mean => factor / map.source as f64,
+            Entry::Copy { .. } | Entry::Zero => 0.0,
+        };
+        map.entries.contains(&Entry::Mean).then(|| map.entries.iter().map(share).collect())
     }
 
     fn is_layer_norm(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::bounded::{Bounded, UNITS};
 use super::certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
+use super::words::Notes;
 use crate::model::Lens;
 
 /// Largest root mean square of many residuals, in units of their bounds, that rounding explains:
@@ -193,11 +194,14 @@ pub(super) struct Place<'a> {
 #[derive(Default)]
 pub(super) struct Ledger {
     pub certificate: Certificate,
+    /// What shows the kind of expansion.
+    pub notes: Notes,
 }
 
 impl Ledger {
     pub fn new() -> Self {
-        Ledger { certificate: Certificate { exact: true, ..Certificate::default() } }
+        let certificate = Certificate { exact: true, ..Certificate::default() };
+        Ledger { certificate, notes: Notes::default() }
     }
 
     /// Books an equation that holds.
@@ -232,6 +236,7 @@ impl Ledger {
 
     /// Adds what another ledger found, behind this one's.
     pub fn append(&mut self, other: Ledger) {
+        self.notes.append(other.notes);
         let (mine, other) = (&mut self.certificate, other.certificate);
         mine.maps.extend(other.maps);
         mine.equations += other.equations;

@@ -3,7 +3,7 @@
 use super::blame::{Accused, NOTHING, Verdict, alone};
 use super::bounded::Bounded;
 use super::certificate::Failure;
-use super::channels::{compare, equations};
+use super::channels::{Groups, Writes, compare, equations};
 use super::experts::Mixtures;
 use super::fields::window;
 use super::layer_scale::scale_fault;
@@ -11,8 +11,10 @@ use super::map::Map;
 use super::ops::{incomparable, writes};
 use super::reader::{Reader, reader_alone, readers};
 use super::side::Side;
+use super::spread::{Spread, read_equally};
 use super::squares::{Ledger, Place, Residual, failure};
 use super::suspect::Case;
+use super::words::Silent;
 use crate::error::Result;
 use crate::model::{Branch, Lens, Linear, Norm, NormKind, Op, Sublayer};
 
@@ -107,6 +109,9 @@ impl<'a> Network<'a> {
                 ledger.hold(residual);
             }
         }
+        if found.inside_holds() {
+            note(map, readers.1, (&source.op, &expanded.op), (&t, &found.groups), place, ledger)?;
+        }
         self.head_epsilons(&found, &expanded.op, place, ledger);
         let mut failure = None;
         if !found.hold() {
@@ -155,17 +160,20 @@ impl<'a> Network<'a> {
         let mut ledger = Ledger::new();
         let side = if expanded { self.expanded } else { self.source };
         for branch in &sublayer.branches {
-            if let Some(what) = unproven(branch) {
+            let zeros = writes_zeros(side, branch)?;
+            if let (None, Some(what)) = (zeros, unproven(branch)) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
-            let zeros = writes_zeros(side, branch)?;
             if zeros.is_some() || branch.post_norm.is_some() {
                 // What feeds zeros does not matter, but it must be there, and finite.
                 branch.lenses().try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
             }
             match (zeros, &branch.post_norm) {
-                (Some(entries), _) => ledger.hold(&Residual::zero(entries)),
+                (Some(entries), _) => {
+                    ledger.hold(&Residual::zero(entries));
+                    ledger.notes.silent.push(Silent { place: place.into(), zero: true, expanded });
+                }
                 (None, Some(norm)) => ledger.fail(left_behind_norm(side, branch, norm, place)?),
                 (None, None) => {
                     self.written_alone(map, (side, branch), expanded, place, &mut ledger)?
@@ -208,6 +216,7 @@ impl<'a> Network<'a> {
             self.head_epsilons(&found, op, place, ledger);
             if found.hold() {
                 found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
+                ledger.notes.silent.push(Silent { place: place.into(), zero: false, expanded });
                 continue;
             }
             let half = (&reader, op);
@@ -217,6 +226,21 @@ impl<'a> Network<'a> {
         }
         Ok(())
     }
+}
+
+/// Notes which kind of expansion a branch is.
+fn note(
+    map: &Map,
+    reader: &Reader,
+    ops: (&Op, &Op),
+    (writes, groups): (&Writes, &Groups),
+    place: &str,
+    ledger: &mut Ledger,
+) -> Result<()> {
+    let notes = &mut ledger.notes;
+    notes.spreads.extend(Spread::of(place, ops, reader, writes, groups)?);
+    notes.equal_reads.extend(read_equally(reader, map, ops.1)?);
+    Ok(())
 }
 
 /// The constants that a pair of branches writes, and the failure if they alone disagree.
@@ -277,6 +301,14 @@ fn left_behind_norm(side: &Side, branch: &Branch, norm: &Norm, place: &str) -> R
 
 /// The part of a branch for which there are no equations.
 fn unproven(branch: &Branch) -> Option<&'static str> {
+    if let Op::Attention(attention) = &branch.op {
+        if attention.reads_encoder {
+            return Some("attention to an encoder");
+        }
+        if attention.relative.is_some() {
+            return Some("a bias for each distance");
+        }
+    }
     let experts = matches!(branch.op, Op::Experts(_));
     match (&branch.post_norm, &branch.scale) {
         (Some(_), Some(_)) => Some("LayerScale behind a norm"),
