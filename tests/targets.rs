@@ -81,7 +81,7 @@ fn a_target_reads_back_from_its_json() {
 #[test]
 fn expansions_in_f64_compute_what_the_source_computes() {
     for architecture in Architecture::ALL {
-        for seed in 0..100 {
+        for seed in 0..40 {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::F64;
                 source.weights = WeightStyle::Random;
