@@ -1,5 +1,5 @@
 //! Prints which deliberate mistakes are found in which family, as a table in Markdown:
-//! `cargo run --release --example mutant_table [PAIRS] > reports/mutants.md`.
+//! `cargo run --release --example mutant_table -- [PAIRS] > reports/mutants.md`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -108,7 +108,8 @@ fn survey(architecture: Architecture, seed: u64, right: &mut Right, cells: &mut 
 
 fn print(pairs: u64, rights: &BTreeMap<Architecture, Right>, cells: &Cells) {
     println!("# Which mistakes are found in which family\n");
-    println!("Made by `cargo run --release --example mutant_table > reports/mutants.md`.\n");
+    let asked = if pairs == PAIRS { String::new() } else { format!("-- {pairs} ") };
+    println!("Made by `cargo run --release --example mutant_table {asked}> reports/mutants.md`.\n");
     println!(
         "{pairs} random expansions of random models (f64) per family, each with every deliberate \
          change of the\ncatalogue that applies to it. A change counts if an output differs by more \

@@ -49,6 +49,7 @@ fn first_window(config: &Config) -> Result<usize> {
 pub(super) fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
     // That a field cannot be read is said when the model is described.
     let first = first_window(config).unwrap_or(usize::MAX);
+    // Even where no layer of the source slides, a new one might.
     let slides = config.flag_or("use_sliding_window", false).unwrap_or(false);
     if slides && !config.is_null("sliding_window") {
         set_layer_types(config, layers, |source| source >= first);
