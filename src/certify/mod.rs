@@ -26,6 +26,7 @@ mod bounded;
 mod certificate;
 mod channels;
 mod cluster;
+mod convolutional;
 mod discover;
 mod explain;
 mod map;
@@ -40,6 +41,7 @@ mod sublayer;
 mod suspect;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
+pub use convolutional::certify_convnets;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
