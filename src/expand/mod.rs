@@ -10,6 +10,7 @@
 //! `d_source` channels of the expanded output are the source's channels, unscaled.
 
 mod attention;
+mod convolutional;
 mod depth;
 mod embedding;
 mod linear;
@@ -22,6 +23,8 @@ mod random;
 mod sizes;
 mod vectors;
 mod write;
+
+pub use convolutional::{ConvTarget, expand_convnet};
 
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::Result;
