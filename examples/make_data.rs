@@ -7,8 +7,8 @@ use lemon_check::Result;
 use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{Options, Target, expand};
 use lemon_check::model::describe;
-use lemon_check::testing::source::Biases;
-use lemon_check::testing::{Architecture, Head, Mutant, Pair, SourceCase, WeightStyle};
+use lemon_check::testing::{Architecture, Mutant, Pair, SourceCase, WeightStyle};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 fn main() -> Result<()> {
@@ -41,30 +41,28 @@ fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
 }
 
 fn small_gpt2() -> SourceCase {
+    let config = json!({
+        "activation_function": "gelu_new",
+        "add_cross_attention": false,
+        "architectures": ["GPT2LMHeadModel"],
+        "dtype": "float32",
+        "model_type": "gpt2",
+        "n_embd": 12,
+        "n_head": 3,
+        "n_inner": null,
+        "n_layer": 2,
+        "n_positions": 32,
+        "scale_attn_by_inverse_layer_idx": false,
+        "scale_attn_weights": true,
+        "tie_word_embeddings": true,
+        "vocab_size": 64,
+        "layer_norm_epsilon": 1e-5,
+    });
     SourceCase {
         architecture: Architecture::Gpt2,
-        hidden: 12,
-        heads: 3,
-        kv_heads: 3,
-        head_dim: 4,
-        intermediate: 48,
-        layers: 2,
-        vocabulary: 64,
-        positions: 32,
-        types: 0,
-        image: None,
-        activation: "gelu_new".into(),
-        head: Head::Words,
-        tied: true,
-        stored_twice: false,
-        prefixed: true,
-        old_norm_names: false,
-        buffers: false,
-        biases: Biases { qkv: true, attention: true, mlp: true },
-        scale_by_head: true,
-        scale_by_layer: false,
-        theta: 10_000.0,
-        eps: 1e-5,
+        config: config.as_object().cloned().unwrap_or_default(),
+        stored: ["transformer.wte.weight".to_string()].into(),
+        buffers: Default::default(),
         dtype: Dtype::F32,
         weights: WeightStyle::Random,
         seed: 0,

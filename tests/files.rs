@@ -2,31 +2,42 @@
 //! lossless, and one number of one tensor that is off by 1 % is found and named.
 
 use lemon_check::check::{Check, Verdict, check};
-use lemon_check::checkpoint::{Checkpoint, SHARD_LIMIT, save};
+use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{NewLayers, Options, Target, expand};
-use lemon_check::model::describe;
+use lemon_check::model::{Sizes, describe};
 use lemon_check::testing::random::generator;
-use lemon_check::testing::{Architecture, Head, SourceCase, WeightStyle};
+use lemon_check::testing::{Architecture, SourceCase, WeightStyle};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// A source of a shape that real models have, small: `hidden` 48 with 4 heads.
+/// A source of a shape that real models have, small: `hidden` 48 with 4 heads. It returns logits.
 fn source(architecture: Architecture) -> SourceCase {
-    let mut case = SourceCase::random(architecture, &mut generator(1));
-    (case.hidden, case.heads, case.head_dim) = (48, 4, 12);
-    case.kv_heads = if architecture == Architecture::Llama { 2 } else { 4 };
-    (case.intermediate, case.layers, case.eps) = (96, 2, 1e-5);
-    case.dtype = lemon_check::checkpoint::Dtype::F32;
-    case.weights = WeightStyle::Random;
-    case.stored_twice = false;
-    // A ReLU neuron may be silent on every input: then a wrong weight in it is no difference.
-    case.activation = if architecture == Architecture::Llama { "silu" } else { "gelu" }.into();
-    case.head = match architecture {
-        Architecture::Vit | Architecture::VitTimm => Head::Classes,
-        _ => Head::Words,
+    let suits = |case: &SourceCase| {
+        let model = case.model().unwrap();
+        model.outputs.iter().all(|output| output.fixed) && model.aliases.is_empty()
     };
-    case.vocabulary = 64;
-    if case.positions > 0 {
-        case.positions = 32;
+    let mut cases = (0..).map(|seed| SourceCase::random(architecture, &mut generator(seed)));
+    let mut case = cases.find(suits).unwrap();
+    let shape = |sizes: &mut Sizes| {
+        (sizes.hidden, sizes.heads, sizes.head_dim) = (48, 4, 12);
+        (sizes.intermediate, sizes.layers) = (96, 2);
+        sizes.norm_eps = sizes.norm_eps.map(|_| 1e-5);
+    };
+    case.resize(shape).unwrap();
+    let grouped = case.family().unwrap().fields.kv_heads.is_some();
+    case.resize(|sizes| sizes.kv_heads = if grouped { 2 } else { 4 }).unwrap();
+    (case.dtype, case.weights) = (Dtype::F32, WeightStyle::Random);
+    for (field, value) in [
+        // A ReLU neuron may be silent on every input: then a wrong weight in it is no difference.
+        ("activation_function", "gelu".into()),
+        ("hidden_act", if grouped { "silu" } else { "gelu" }.into()),
+        ("vocab_size", Value::from(64)),
+        ("n_positions", Value::from(32)),
+        ("max_position_embeddings", Value::from(32)),
+    ] {
+        if case.config.contains_key(field) {
+            case.config.insert(field.into(), value);
+        }
     }
     case
 }
@@ -37,11 +48,12 @@ fn written(architecture: Architecture, new_layers: NewLayers, folder: &Path) -> 
     let model = describe(&checkpoint).unwrap();
     // Indivisible, except where a norm behind the sum forbids it; more heads; more neurons; new
     // layers.
-    let post_norm = architecture == Architecture::Bert;
+    let post_norm = model.embedding.norm.is_some();
+    let grouped = model.sizes.kv_heads < model.sizes.heads;
     let target = Target {
         hidden: Some(if post_norm { 96 } else { 104 }),
         heads: Some(8),
-        kv_heads: (architecture == Architecture::Llama).then_some(4),
+        kv_heads: grouped.then_some(4),
         intermediate: Some(200),
         layers: Some(if post_norm { 2 } else { 4 }),
         ..Target::default()

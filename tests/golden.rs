@@ -2,44 +2,11 @@
 
 use lemon_check::checkpoint::{Checkpoint, Dtype, Tensor};
 use lemon_check::forward::{Input, Output, Outputs, Real, run, run_batch, storage_noise};
-use lemon_check::model::{Model, describe};
+use lemon_check::model::{Model, describe, families};
 use ndarray::{Array2, Array3};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-const CASES: [&str; 31] = [
-    "bert-mlm",
-    "bert-mlm-relu",
-    "bert-model",
-    "deit-class",
-    "deit-model",
-    "deit-teacher",
-    "gpt2-base",
-    "gpt2-inner-relu",
-    "gpt2-lm",
-    "gpt2-no-scale",
-    "llama-base",
-    "llama-bias",
-    "llama-gqa",
-    "llama-tied",
-    "llama-untied",
-    "timm-clip",
-    "timm-deit3",
-    "timm-distilled",
-    "timm-dynamic",
-    "timm-features",
-    "timm-gap",
-    "timm-gap-norm-first",
-    "timm-mean-of-all",
-    "timm-post-res-norm",
-    "timm-registers",
-    "vit-hf",
-    "vit-hf-nobias",
-    "vit-model",
-    "vit-model-wide",
-    "vit-timm",
-    "vit-timm-nobias",
-];
 
 struct Case {
     checkpoint: Checkpoint,
@@ -50,6 +17,16 @@ struct Case {
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Every folder is a case; convolutional networks have a test of their own.
+fn cases() -> Vec<String> {
+    let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap());
+    let folders = entries.filter(|e| e.file_type().unwrap().is_dir());
+    let names = folders.map(|e| e.file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with("resnet-")).collect();
+    names.sort();
+    names
 }
 
 fn load(name: &str) -> Case {
@@ -77,9 +54,18 @@ fn input(entry: &Value) -> Input {
         let data = numbers(&pixels["data"], Value::as_f64);
         return Input::Image { pixels: Array3::from_shape_vec(shape, data).unwrap() };
     }
+    let mask = |name: &str| entry.get(name).map(|m| numbers(m, |v| v.as_u64().map(|n| n == 1)));
+    if let Some(decoder_ids) = entry.get("decoder_input_ids") {
+        return Input::Pair {
+            ids: indices(&entry["input_ids"]),
+            mask: mask("attention_mask"),
+            decoder_ids: indices(decoder_ids),
+            decoder_mask: mask("decoder_attention_mask"),
+        };
+    }
     Input::Tokens {
         ids: indices(&entry["input_ids"]),
-        mask: entry.get("attention_mask").map(|m| numbers(m, |v| v.as_u64().map(|n| n == 1))),
+        mask: mask("attention_mask"),
         types: entry.get("token_type_ids").map(indices),
         positions: None,
     }
@@ -125,20 +111,16 @@ fn worst<R: Real>(case: &Case) -> f64 {
 }
 
 #[test]
-fn every_golden_folder_is_a_case() {
-    let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap());
-    let folders = entries.filter(|e| e.file_type().unwrap().is_dir());
-    let mut names: Vec<String> = folders.map(|e| e.file_name().into_string().unwrap()).collect();
-    // Convolutional networks have a test of their own.
-    names.retain(|name| !name.starts_with("resnet-"));
-    names.sort();
-    assert_eq!(names, CASES);
+fn every_family_has_a_golden_case() {
+    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family).collect();
+    let all: BTreeSet<&str> = families().iter().map(|family| family.name).collect();
+    assert_eq!(found, all);
 }
 
 #[test]
 fn f64_agrees_with_transformers_and_timm() {
-    for name in CASES {
-        let worst = worst::<f64>(&load(name));
+    for name in cases() {
+        let worst = worst::<f64>(&load(&name));
         println!("{name:16} f64 {worst:.1e}");
         assert!(worst < 1e-10, "{name}: worst difference {worst:e}, relative to 1 + max|golden|");
     }
@@ -156,8 +138,8 @@ fn f32_bound(model: &Model) -> f64 {
 
 #[test]
 fn f32_agrees_to_its_own_rounding() {
-    for name in CASES {
-        let case = load(name);
+    for name in cases() {
+        let case = load(&name);
         let (worst, bound) = (worst::<f32>(&case), f32_bound(&case.model));
         println!("{name:16} f32 {worst:.1e}, bound {bound:.1e}");
         assert!(worst < bound, "{name}: worst difference {worst:e}, bound {bound:e}");
@@ -167,8 +149,8 @@ fn f32_agrees_to_its_own_rounding() {
 
 #[test]
 fn one_by_one_is_the_same_as_together() {
-    for name in CASES {
-        let case = load(name);
+    for name in cases() {
+        let case = load(&name);
         let together: Vec<Outputs<f64>> =
             run_batch(&case.checkpoint, &case.model, &case.inputs).unwrap();
         for (input, expected) in case.inputs.iter().zip(together) {
@@ -184,7 +166,7 @@ fn one_by_one_is_the_same_as_together() {
 
 /// Runs `ids` alone, and behind two hidden tokens with the same positions.
 fn padded_left(name: &str) -> (Output<f64>, Output<f64>) {
-    let Case { checkpoint, model, .. } = load(name);
+    let Case { checkpoint, model, .. } = load(&name);
     let plain = run(&checkpoint, &model, &Input::tokens([3, 5, 8, 1])).unwrap();
     let padded = Input::Tokens {
         ids: vec![9, 9, 3, 5, 8, 1],
@@ -205,6 +187,22 @@ fn hidden_tokens_on_the_left_change_nothing() {
         let kept = padded.values.slice(ndarray::s![2.., ..]).to_owned();
         assert!(difference(&plain, &kept) < 1e-13, "{name}");
     }
+}
+
+#[test]
+fn what_the_encoder_does_not_see_the_decoder_does_not_read() {
+    let Case { checkpoint, model, .. } = load("t5-plain");
+    let plain = run::<f64>(&checkpoint, &model, &Input::pair([3, 5, 8], [0, 4])).unwrap();
+    let hidden = Input::Pair {
+        ids: vec![3, 5, 8, 9, 9],
+        mask: Some(vec![true, true, true, false, false]),
+        decoder_ids: vec![0, 4],
+        decoder_mask: None,
+    };
+    let hidden = run::<f64>(&checkpoint, &model, &hidden).unwrap();
+    assert!(difference(&plain.outputs[0], &hidden.outputs[0].values) < 1e-13);
+    let other = run::<f64>(&checkpoint, &model, &Input::pair([3, 5, 9], [0, 4])).unwrap();
+    assert!(difference(&plain.outputs[0], &other.outputs[0].values) > 1e-3);
 }
 
 #[test]
@@ -229,7 +227,7 @@ fn rotary_attention_sees_only_distances() {
 #[test]
 fn storage_noise_is_small_repeatable_and_not_zero() {
     for name in ["bert-model", "gpt2-lm", "vit-model"] {
-        let Case { checkpoint, model, inputs, .. } = load(name);
+        let Case { checkpoint, model, inputs, .. } = load(&name);
         let noise = storage_noise(&checkpoint, &model, &inputs, &[0, 1]).unwrap();
         assert_eq!(noise.len(), model.outputs.len());
         for one in &noise {
@@ -271,6 +269,11 @@ fn inputs_that_do_not_fit_are_refused_with_what_to_do() {
         ("llama-tied", positions(vec![0, 1, 1 << 60]), "the range of exact rotary positions"),
         ("gpt2-lm", pixels([3, 8, 8], 0.0), "a gpt2 reads tokens"),
         ("vit-hf", Input::tokens([1]), "a vit reads images"),
+        ("t5-plain", Input::tokens([1]), "got one sequence, but a t5 reads two"),
+        ("t5-plain", Input::pair([1], [999]), "field `decoder_input_ids`: token id 999"),
+        ("t5-plain", Input::pair([], [1]), "field `input_ids`: the input has no token"),
+        ("t5-encoder", positions(vec![0, 1, 2]), "got position ids, but a t5 has none"),
+        ("t5-encoder", Input::pair([1], [2]), "a t5 has no decoder"),
         ("vit-hf", pixels([3, 2, 8], 0.0), "the image has shape [3, 2, 8], the model [3,"),
         ("vit-timm", pixels([3, 8, 8], f64::NAN), "pixel [0, 0, 0] is NaN"),
     ] {

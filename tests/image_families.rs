@@ -10,7 +10,7 @@ fn folder(case: &str) -> PathBuf {
 }
 
 fn load(case: &str) -> Checkpoint {
-    Checkpoint::open(folder(case), None).unwrap()
+    Checkpoint::open(&folder(case), None).unwrap()
 }
 
 /// The golden case with `change` made to its configuration.

@@ -27,7 +27,8 @@ fn survey() -> BTreeMap<Mutant, Count> {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::F64;
                 source.weights = WeightStyle::Random;
-                source.eps = source.eps.max(1e-6);
+                let least = |eps: f64| eps.max(1e-6);
+                source.resize(|sizes| sizes.norm_eps = sizes.norm_eps.map(least)).unwrap();
             })
             .unwrap();
             if models.is_steep() {

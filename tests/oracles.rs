@@ -1,7 +1,7 @@
 //! The two oracles against each other: what the certificate proves, the forward pass confirms; what
 //! the forward pass refutes, the certificate does not prove, and it names the tensor.
 //!
-//! `LEMON_CASES` sets the number of random pairs per family (default 200).
+//! `LEMON_CASES` sets the number of random pairs per family (default 60).
 
 mod common;
 
@@ -17,7 +17,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
 
 fn cases() -> u32 {
-    std::env::var("LEMON_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
+    std::env::var("LEMON_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
 fn certificate(models: &Models, expanded: (&Checkpoint, &Model)) -> Certificate {
@@ -74,29 +74,42 @@ fn right_expansions_are_proven_and_agree(architecture: Architecture) {
     });
 }
 
-#[test]
-fn right_gpt2_expansions_are_proven_and_agree() {
-    right_expansions_are_proven_and_agree(Architecture::Gpt2);
+macro_rules! right {
+    ($($architecture:ident, $test:ident;)*) => {
+        $(#[test]
+        fn $test() {
+            right_expansions_are_proven_and_agree(Architecture::$architecture);
+        })*
+
+        #[test]
+        fn every_family_has_a_test_of_right_expansions() {
+            assert_eq!([$(Architecture::$architecture),*], Architecture::ALL);
+        }
+    };
 }
 
-#[test]
-fn right_bert_expansions_are_proven_and_agree() {
-    right_expansions_are_proven_and_agree(Architecture::Bert);
-}
-
-#[test]
-fn right_llama_expansions_are_proven_and_agree() {
-    right_expansions_are_proven_and_agree(Architecture::Llama);
-}
-
-#[test]
-fn right_vit_expansions_are_proven_and_agree() {
-    right_expansions_are_proven_and_agree(Architecture::Vit);
-}
-
-#[test]
-fn right_timm_expansions_are_proven_and_agree() {
-    right_expansions_are_proven_and_agree(Architecture::VitTimm);
+right! {
+    Gpt2, right_gpt2_expansions_are_proven_and_agree;
+    GptNeox, right_gpt_neox_expansions_are_proven_and_agree;
+    Opt, right_opt_expansions_are_proven_and_agree;
+    Phi, right_phi_expansions_are_proven_and_agree;
+    Llama, right_llama_expansions_are_proven_and_agree;
+    Mistral, right_mistral_expansions_are_proven_and_agree;
+    Qwen2, right_qwen2_expansions_are_proven_and_agree;
+    Qwen3, right_qwen3_expansions_are_proven_and_agree;
+    Gemma, right_gemma_expansions_are_proven_and_agree;
+    Gemma2, right_gemma2_expansions_are_proven_and_agree;
+    Mixtral, right_mixtral_expansions_are_proven_and_agree;
+    Phi3, right_phi3_expansions_are_proven_and_agree;
+    Stablelm, right_stablelm_expansions_are_proven_and_agree;
+    Olmo, right_olmo_expansions_are_proven_and_agree;
+    Bert, right_bert_expansions_are_proven_and_agree;
+    BertPreNorm, right_bert_pre_norm_expansions_are_proven_and_agree;
+    Roberta, right_roberta_expansions_are_proven_and_agree;
+    Distilbert, right_distilbert_expansions_are_proven_and_agree;
+    Vit, right_vit_expansions_are_proven_and_agree;
+    Deit, right_deit_expansions_are_proven_and_agree;
+    VitTimm, right_vit_timm_expansions_are_proven_and_agree;
 }
 
 #[test]
@@ -212,9 +225,12 @@ fn other_rotary_frequencies_are_never_proven() {
     let mut caught = 0;
     for seed in 0..40 {
         let models = Models::random(Architecture::Llama, seed, |_| ()).unwrap();
+        let config = models.expanded.config();
+        let parameters = config.section("rope_parameters").unwrap();
+        let theta = parameters.as_ref().unwrap_or(config).positive_or("rope_theta", 1e4).unwrap();
         let mut editor = Editor::new(&models.expanded, &models.expanded_model);
         editor.config().remove("rope_parameters");
-        editor.config().set("rope_theta", 7.0 * models.source_case.theta);
+        editor.config().set("rope_theta", 7.0 * theta);
         let changed = editor.finish();
         let model = describe(&changed).unwrap();
         let all = all_inputs(&models, seed);

@@ -5,6 +5,7 @@
 //! equation for the weights and one for the biases, with the test of the common scale.
 
 use super::bounded::{Ratio, Row};
+use super::head_norm::HeadEpsilon;
 use super::squares::Residual;
 
 /// The equations `row = ratio · representative` over all matched rows.
@@ -12,12 +13,15 @@ use super::squares::Residual;
 pub(super) struct Agreement {
     pub weight: Residual,
     pub bias: Residual,
+    /// Norms of queries and keys whose ε does not fit the rows in front of them.
+    pub head_epsilons: Vec<HeadEpsilon>,
 }
 
 impl Agreement {
     /// Over no row yet; `shared` as in [`Residual::new`].
     pub fn new(shared: f64) -> Self {
-        Agreement { weight: Residual::new(shared), bias: Residual::new(shared) }
+        let (weight, bias) = (Residual::new(shared), Residual::new(shared));
+        Agreement { weight, bias, head_epsilons: Vec::new() }
     }
 
     /// Adds row number `number`, made of pieces of `period` entries of which the last is a bias; 0
@@ -34,7 +38,7 @@ impl Agreement {
         }
     }
 
-    /// Whether both equations hold.
+    /// Whether both equations hold. The ε of norms of queries and keys are conditions of their own.
     pub fn holds(&self) -> bool {
         self.weight.holds() && self.bias.holds()
     }

@@ -9,7 +9,7 @@ use super::bounded::Bounded;
 use super::map::Map;
 use super::side::Side;
 use crate::error::Result;
-use crate::model::{Op, Sublayer};
+use crate::model::{Branch, Op, Sublayer};
 
 /// A step of the alignment: sublayer numbers of the source and the expanded model.
 pub(super) type Pair = (Option<usize>, Option<usize>);
@@ -108,10 +108,8 @@ fn features(
 ) -> Result<Vec<Feature>> {
     let feature = |sublayer: &&Sublayer| -> Result<Feature> {
         let mut sum: Option<(Bounded, Bounded)> = None;
-        for out in sublayer.branches.iter().flat_map(|branch| branch.op.writers()) {
-            let fan_out = side.stored(&out.weight)?;
-            let total = fan_out.apply(&Bounded::ones(fan_out.value.ncols()));
-            let bias = side.bias(out)?;
+        for branch in &sublayer.branches {
+            let (total, bias) = written(side, branch)?;
             sum = Some(match sum {
                 Some((w, b)) => (w.plus(&total), b.plus(&bias)),
                 None => (total, bias),
@@ -125,6 +123,30 @@ fn features(
         })
     };
     sublayers.iter().map(feature).collect()
+}
+
+/// The sum of a branch's fan-outs, over the mean expert, and its bias, each `[hidden, 1]`. A norm
+/// behind it stands for nothing here, unless it writes nothing.
+fn written(side: &Side, branch: &Branch) -> Result<(Bounded, Bounded)> {
+    let writers = branch.op.writers();
+    let share = 1.0 / writers.len().max(1) as f64;
+    let rows = writers.first().map_or(1, |out| out.weight.rows());
+    let mut sum = (Bounded::zeros(rows, 1), Bounded::zeros(rows, 1));
+    if let Some(norm) = &branch.post_norm
+        && side.gamma(norm, rows)?.value.iter().all(|gamma| *gamma == 0.0)
+    {
+        return Ok(sum);
+    }
+    for out in writers {
+        let fan_out = side.stored(&out.weight)?;
+        let total = fan_out.apply(&Bounded::ones(fan_out.value.ncols()));
+        sum = (sum.0.plus(&total.times(share)), sum.1.plus(&side.bias(out)?.times(share)));
+    }
+    if let Some(scale) = &branch.scale {
+        let scale = side.read(scale)?;
+        sum = (sum.0.times_rows(&scale), sum.1.times_rows(&scale));
+    }
+    Ok(sum)
 }
 
 /// Maps to the expanded stream, and removes the mean where it does not matter.

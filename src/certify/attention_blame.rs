@@ -2,7 +2,7 @@
 
 use super::blame::Accused;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::explain::{Blame, row_fault};
+use super::explain::{Blame, constant_ratio, row_fault};
 use super::ops::value_rows;
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
@@ -23,12 +23,37 @@ impl<'a> Accused<'a> {
         let head = channel / t.head_dim;
         let queries = (self.readers.0.fold(&s.query)?, self.readers.1.fold(&t.query)?);
         let keys = (self.readers.0.fold(&s.key)?, self.readers.1.fold(&t.key)?);
-        let mine = patterns(t, &queries.1, &keys.1);
-        let theirs = patterns(s, &queries.0, &keys.0);
+        let mine = patterns(self.readers.1, t, &queries.1, &keys.1)?;
+        let theirs = patterns(self.readers.0, s, &queries.0, &keys.0)?;
         match theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS)) {
             Some(partner) => self.value_fault(attentions, *channel, partner),
-            None => Ok(self.pattern_fault(attentions, (&queries, &keys), head)),
+            None => match self.pattern_fault(attentions, (&queries, &keys), head) {
+                Some(blame) => Ok(Some(blame)),
+                None => self.head_norm_fault(attentions),
+            },
         }
+    }
+
+    /// The rows in front are as they should be: a norm of queries or keys is not the source's.
+    fn head_norm_fault(&self, (s, t): (&'a Attention, &'a Attention)) -> Result<Option<Blame<'a>>> {
+        let (Some(s), Some(t)) = (&s.head_norms, &t.head_norms) else { return Ok(None) };
+        let sides = (self.readers.0.side, self.readers.1.side);
+        for (s, t) in [(&s.query, &t.query), (&s.key, &t.key)] {
+            let pairs =
+                [s.weight.as_ref().zip(t.weight.as_ref()), s.bias.as_ref().zip(t.bias.as_ref())];
+            for (source_tensor, tensor) in pairs.into_iter().flatten() {
+                if source_tensor.rows() != tensor.rows() {
+                    continue;
+                }
+                let residual =
+                    Residual::of(&sides.1.read(tensor)?, &sides.0.read(source_tensor)?, 0.0);
+                if !residual.holds() {
+                    let (at, cause) = (residual.worst, constant_ratio(&residual, &[]));
+                    return Ok(Some(Blame { tensor, source_tensor, at, residual, cause }));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The pattern is that of the source's head `partner`: the values differ.
@@ -134,14 +159,18 @@ pub(super) fn channels(source: &Attention, expanded: &Attention) -> Vec<(usize, 
     let pairs: Vec<(usize, usize)> =
         (0..halves.0).filter_map(|pair| Some((pair, place(&from.frequencies[pair])?))).collect();
     let second = pairs.iter().map(|(s, t)| (s + halves.0, t + halves.1));
-    pairs.iter().copied().chain(second).collect()
+    let unturned = (2 * halves.0..source.head_dim).zip(2 * halves.1..expanded.head_dim);
+    pairs.iter().copied().chain(second).chain(unturned).collect()
 }
 
 /// Like [`channels`], had the pairs of a rotary head stayed at their places.
 fn in_place(source: &Attention, expanded: &Attention) -> Vec<(usize, usize)> {
-    let halves = (source.head_dim / 2, expanded.head_dim / 2);
+    let half = |a: &Attention| a.rotary.as_ref().map_or(0, |rotary| rotary.frequencies.len());
+    let halves = (half(source), half(expanded));
     let pairs = || 0..halves.0.min(halves.1);
-    pairs().map(|c| (c, c)).chain(pairs().map(|c| (c + halves.0, c + halves.1))).collect()
+    let unturned = (2 * halves.0..source.head_dim).zip(2 * halves.1..expanded.head_dim);
+    let second = pairs().map(|c| (c + halves.0, c + halves.1));
+    pairs().map(|c| (c, c)).chain(second).chain(unturned).collect()
 }
 
 /// A value row that is a source row with another bias.

@@ -29,7 +29,7 @@ pub(super) type Verdict<'a> = (&'static str, Blame<'a>);
 const READS: &str = "what a sublayer reads must be copies of what the source reads";
 const FAN_OUT: &str = "the fan-outs of copies must sum to the source's fan-out";
 const BIAS: &str = "the bias must map like the stream";
-const NOTHING: &str = "an inserted sublayer must write nothing";
+pub(super) const NOTHING: &str = "an inserted sublayer must write nothing";
 
 impl<'a> Accused<'a> {
     /// Finds the first cause of failing fan-out or bias equations.

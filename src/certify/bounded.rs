@@ -92,6 +92,14 @@ impl Bounded {
         self
     }
 
+    /// Adds a row to row `index`.
+    pub fn add_row(&mut self, index: usize, row: &Row) {
+        let mut value = self.value.row_mut(index);
+        value += &row.value;
+        let mut variance = self.variance.row_mut(index);
+        variance += &row.variance;
+    }
+
     /// Removes the mean of every row.
     pub fn centre_rows(mut self) -> Self {
         let count = self.cols() as f64;
@@ -157,6 +165,29 @@ impl Bounded {
             value: join(&self.value, &right.value),
             variance: join(&self.variance, &right.variance),
         }
+    }
+
+    /// Matrices with equally many columns, one below the other. There must be one.
+    pub fn stacked(parts: &[Bounded]) -> Bounded {
+        let stack = |part: fn(&Bounded) -> &Array2<f64>| {
+            let views: Vec<_> = parts.iter().map(|p| part(p).view()).collect();
+            ndarray::concatenate(Axis(0), &views).expect("equal column counts")
+        };
+        Bounded { value: stack(|p| &p.value), variance: stack(|p| &p.variance) }
+    }
+
+    /// `diag(factors) · self`: each row times its factor, `[rows, 1]`.
+    pub fn times_rows(mut self, factors: &Bounded) -> Bounded {
+        for row in 0..self.rows() {
+            let (factor, spread) = (factors.value[[row, 0]], factors.variance[[row, 0]]);
+            let mut values = self.value.row_mut(row);
+            let mut variances = self.variance.row_mut(row);
+            Zip::from(&mut variances).and(&values).for_each(|variance, value| {
+                *variance = *variance * factor * factor + value * value * spread;
+            });
+            values *= factor;
+        }
+        self
     }
 
     /// One row with its variances.

@@ -96,6 +96,8 @@ pub enum Reach {
     Position(usize),
     /// Inputs with this token type.
     TokenType(usize),
+    /// Inputs of more tokens than this.
+    Longer(usize),
     /// Not visible in outputs above storage rounding: an ε.
     Epsilon,
 }

@@ -13,7 +13,7 @@ use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::map::Map;
 use super::pattern::Pattern;
 use super::squares::Residual;
-use ndarray::{Axis, Zip};
+use ndarray::{ArrayView1, Axis, Zip};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a sublayer writes, channel by channel.
@@ -25,8 +25,32 @@ pub(super) struct Writes {
     pub linear: Option<(Bounded, Vec<usize>)>,
     /// `[hidden, channels]`.
     pub fan_out: Stored,
-    /// The constant that is written: `[hidden, 1]`.
+    /// LayerScale: a factor on each row of the fan-outs, `[hidden, 1]`.
+    pub scale: Option<Bounded>,
+    /// The constant that is written, LayerScale included: `[hidden, 1]`.
     pub bias: Bounded,
+}
+
+impl Writes {
+    /// The size of each channel's fan-out.
+    fn sizes(&self) -> Vec<f64> {
+        let square = |column: ArrayView1<f64>| match &self.scale {
+            Some(scale) => {
+                column.iter().zip(&scale.value).map(|(w, s)| (w * s).powi(2)).sum::<f64>()
+            }
+            None => column.dot(&column),
+        };
+        self.fan_out.value.axis_iter(Axis(1)).map(|column| square(column).sqrt()).collect()
+    }
+
+    /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
+    fn sums(&self, groups: &[Member], count: usize) -> Bounded {
+        let sums = group_sums(&self.fan_out, groups, count);
+        match &self.scale {
+            Some(scale) => sums.times_rows(scale),
+            None => sums,
+        }
+    }
 }
 
 /// What decides a channel's non-linear factor.
@@ -80,7 +104,7 @@ pub(super) fn group(
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
     for side in [0, 1] {
         if let (Some((rows, row_of)), Some(writes)) = (of[side], sides[side]) {
-            drop_zeros(rows, row_of, &writes.fan_out, &mut members, side);
+            drop_zeros(rows, row_of, &writes.sizes(), &mut members, side);
         }
     }
     let [source, expanded] = members;
@@ -92,16 +116,15 @@ pub(super) fn group(
 fn drop_zeros(
     rows: &Bounded,
     row_of: &[usize],
-    fan_out: &Stored,
+    sizes: &[f64],
     members: &mut [Vec<Member>; 2],
     side: usize,
 ) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
     let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
-    let sizes = fan_out.value.map_axis(Axis(0), |column| column.dot(&column).sqrt());
-    let usual = members[side].iter().zip(&sizes).filter(|(member, _)| shared(member));
+    let usual = members[side].iter().zip(sizes).filter(|(member, _)| shared(member));
     let usual = usual.map(|(_, size)| *size).fold(0.0, f64::max);
-    for ((member, row), size) in members[side].iter_mut().zip(row_of).zip(&sizes) {
+    for ((member, row), size) in members[side].iter_mut().zip(row_of).zip(sizes) {
         if !shared(member) && *size <= 4.0 * usual && rows.row(*row).is_zero(UNITS) {
             *member = None;
         }
@@ -147,16 +170,20 @@ fn key_groups(
         let mut groups = Vec::new();
         for (head, pattern) in patterns.iter().enumerate() {
             let units = if side == 0 { strategy.merge } else { UNITS };
-            let mut known =
-                (0..representatives.len()).filter(|g| pattern.equals(representatives[*g].0, units));
+            let all = 0..representatives.len();
+            let mut known: Vec<usize> =
+                all.filter(|g| pattern.equals(representatives[*g].0, units)).collect();
+            // Heads whose norms have another ε are not one; but where the expanded model's ε fits
+            // nowhere, that is what it is told for.
+            let agree = |g: &usize| pattern.epsilons_agree(representatives[*g].0);
+            if side == 0 || known.iter().any(agree) {
+                known.retain(agree);
+            }
             let place = head.checked_rem(sources);
-            let at_place = |g: &usize| Some(representatives[*g].1) == place;
+            let at_place = |g: &&usize| Some(representatives[**g].1) == place;
             let found = match strategy.by_position {
-                true => {
-                    let all: Vec<usize> = known.collect();
-                    all.iter().copied().find(at_place).or(all.first().copied())
-                }
-                false => known.next(),
+                true => known.iter().find(at_place).or(known.first()).copied(),
+                false => known.first().copied(),
             };
             if let (Some(group), 1) = (found, side) {
                 pattern.agree(representatives[group].0, head, agreement);
@@ -172,7 +199,7 @@ fn key_groups(
 }
 
 /// The fan-outs of each group summed: `[hidden, groups]`.
-pub(super) fn group_sums(fan_out: &Stored, groups: &[Member], count: usize) -> Bounded {
+fn group_sums(fan_out: &Stored, groups: &[Member], count: usize) -> Bounded {
     let mut sums = Bounded::zeros(fan_out.value.nrows(), count);
     Zip::from(fan_out.value.rows())
         .and(sums.value.rows_mut())
@@ -270,7 +297,7 @@ fn equations_of(
     shared: f64,
 ) -> Equations {
     let sums = |writes: Option<&Writes>, of: &[Member], rows| match writes {
-        Some(writes) => group_sums(&writes.fan_out, of, groups.count),
+        Some(writes) => writes.sums(of, groups.count),
         None => Bounded::zeros(rows, groups.count),
     };
     let bias = |writes: Option<&Writes>, rows| match writes {
@@ -286,7 +313,14 @@ fn equations_of(
     Equations { groups, agreement, fan_out, wrong_groups, bias }
 }
 
-fn compare(lhs: Bounded, rhs: Bounded, modulo_one: bool, shared: f64) -> (Residual, Vec<usize>) {
+/// Compares two matrices; says which columns are wrong. `modulo_one`: up to a constant over the rows
+/// of each column.
+pub(super) fn compare(
+    lhs: Bounded,
+    rhs: Bounded,
+    modulo_one: bool,
+    shared: f64,
+) -> (Residual, Vec<usize>) {
     let plain = Residual::of(&lhs, &rhs, shared);
     if plain.holds() {
         return (plain, Vec::new());

@@ -9,7 +9,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Embedding, Lens, Table, TableIndex};
+use crate::model::{Count, Embedding, Lens, Positions, Table, TableIndex};
 use ndarray::{Array2, Axis, concatenate};
 
 /// A summand of the embedding, in both models.
@@ -23,45 +23,95 @@ pub(super) struct Part<'a> {
     pub turned: bool,
     /// For tables: what selects the row.
     pub index: Option<TableIndex>,
+    /// The factors in code on what is stored.
+    pub scale: (f64, f64),
+    /// Whether it stands in front of a projection, which maps to the stream in its place: then it
+    /// must be the same in both models.
+    pub kept: bool,
+}
+
+impl<'a> Part<'a> {
+    fn new(name: &'static str, source: &'a Lens, expanded: &'a Lens) -> Self {
+        let (turned, index, scale, kept) = (false, None, (1.0, 1.0), false);
+        Part { name, source, expanded, turned, index, scale, kept }
+    }
+
+    /// Rows of the source's lens; columns where it is turned.
+    pub fn rows(&self) -> usize {
+        if self.turned { self.source.cols() } else { self.source.rows() }
+    }
+
+    /// The first row that an input can reach. Rows in front of an offset are never looked up, but
+    /// for the last of them, which stands for padding.
+    pub fn first(&self) -> usize {
+        let first = match self.index {
+            Some(TableIndex::Position(Positions { count: Count::All, offset })) => offset,
+            Some(TableIndex::Position(positions)) => positions.offset.saturating_sub(1),
+            _ => 0,
+        };
+        first.min(self.rows())
+    }
+
+    /// Whether both models have as many rows, and as wide ones where they must be the same.
+    fn fits(&self) -> bool {
+        let rows = match self.turned {
+            true => self.expanded.cols(),
+            false => self.expanded.rows(),
+        };
+        rows == self.rows() && (!self.kept || self.expanded.cols() == self.source.cols())
+    }
 }
 
 /// The parts that both embeddings have; `None` if one has a part that the other lacks.
 pub(super) fn parts<'a>(source: &'a Embedding, expanded: &'a Embedding) -> Option<Vec<Part<'a>>> {
     let mut parts = Vec::new();
-    if source.tables.len() != expanded.tables.len() {
+    if source.tables.len() != expanded.tables.len() || source.prefix.len() != expanded.prefix.len()
+    {
         return None;
     }
     for (s, t) in source.tables.iter().zip(&expanded.tables) {
-        let plain = |table: &Table| table.scale == 1.0 && table.projection.is_none();
-        if s.index != t.index || !plain(s) || !plain(t) {
-            return None;
-        }
-        let name = match s.index {
-            TableIndex::Token => "token table",
-            TableIndex::Position(_) => "position table",
-            TableIndex::TokenType => "token type table",
-        };
-        let index = Some(s.index);
-        parts.push(Part { name, source: &s.lens, expanded: &t.lens, turned: false, index });
+        parts.extend(table_parts(s, t)?);
     }
-    let mut pair = |name, source: Option<&'a Lens>, expanded: Option<&'a Lens>, turned| match (
-        source, expanded,
-    ) {
-        (Some(source), Some(expanded)) => {
-            parts.push(Part { name, source, expanded, turned, index: None });
-            true
+    for (s, t) in source.prefix.iter().zip(&expanded.prefix) {
+        parts.push(Part::new("class token", s, t));
+    }
+    let turned = |name, s, t| Part { turned: true, ..Part::new(name, s, t) };
+    match (&source.patch, &expanded.patch) {
+        (Some(s), Some(t)) => {
+            parts.push(turned("patch convolution", &s.weight, &t.weight));
+            match (&s.bias, &t.bias) {
+                (Some(s), Some(t)) => parts.push(turned("patch bias", s, t)),
+                (None, None) => {}
+                _ => return None,
+            }
         }
-        (None, None) => true,
-        _ => false,
+        (None, None) => {}
+        _ => return None,
+    }
+    parts.iter().all(Part::fits).then_some(parts)
+}
+
+/// A table; or, with a projection behind it, the table as it is and the projection's columns, of
+/// which every row of the stream is a sum: `P_T e = E P_S e` for all rows e.
+fn table_parts<'a>(s: &'a Table, t: &'a Table) -> Option<Vec<Part<'a>>> {
+    if s.index != t.index {
+        return None;
+    }
+    let name = match s.index {
+        TableIndex::Token => "token table",
+        TableIndex::Position(_) => "position table",
+        TableIndex::TokenType => "token type table",
     };
-    let weight = |e: &'a Embedding| e.patch.as_ref().map(|p| &p.weight);
-    let bias = |e: &'a Embedding| e.patch.as_ref().and_then(|p| p.bias.as_ref());
-    let prefixes = source.prefix.len().max(expanded.prefix.len());
-    let complete = (0..prefixes)
-        .all(|i| pair("class token", source.prefix.get(i), expanded.prefix.get(i), false))
-        && pair("patch convolution", weight(source), weight(expanded), true)
-        && pair("patch bias", bias(source), bias(expanded), true);
-    complete.then_some(parts)
+    let (index, scale) = (Some(s.index), (s.scale, t.scale));
+    let table = Part { index, scale, ..Part::new(name, &s.lens, &t.lens) };
+    match (&s.projection, &t.projection) {
+        (None, None) => Some(vec![table]),
+        (Some(s), Some(t)) if s.bias.is_none() && t.bias.is_none() => {
+            let projection = Part::new("projection", &s.weight, &t.weight);
+            Some(vec![Part { kept: true, ..table }, Part { turned: true, ..projection }])
+        }
+        _ => None,
+    }
 }
 
 /// The map of the residual stream and how sure it is.
@@ -124,11 +174,14 @@ type Sample = (Array2<f64>, Array2<f64>);
 /// one over all parts.
 fn samples(source: &Checkpoint, expanded: &Checkpoint, parts: &[Part]) -> Result<Vec<Sample>> {
     let (mut samples, mut firsts) = (Vec::new(), Vec::new());
-    for (number, part) in parts.iter().enumerate() {
-        let count = if part.turned { part.source.cols() } else { part.source.rows() };
-        for picked in picks(count) {
+    for (number, part) in parts.iter().filter(|part| !part.kept).enumerate() {
+        for mut picked in picks(part.rows() - part.first()) {
+            picked.iter_mut().for_each(|row| *row += part.first());
             let rows = |checkpoint, lens| pick(checkpoint, lens, part.turned, &picked);
-            let pair = (rows(source, part.source)?, rows(expanded, part.expanded)?);
+            let pair = (
+                rows(source, part.source)? * part.scale.0,
+                rows(expanded, part.expanded)? * part.scale.1,
+            );
             if firsts.len() == number {
                 firsts.push(pair.clone());
             }

@@ -51,6 +51,11 @@ pub(super) fn norm_fault<'a>(
         && let Some(mut blame) = vector_fault(readers, map, (small, large), factor * divisor)?
     {
         blame.cause = blame.cause.or_else(|| ratio_of_norm(&blame.residual, s, map, divisor));
+        if blame.cause.is_none() && without_offset((source, expanded), map, factor * divisor)? {
+            let offset = t.offset;
+            let cause = format!("it is scaled as if it were γ, but γ is {offset} + weight");
+            blame.cause = Some(cause);
+        }
         return Ok(Some(blame));
     }
     match (&s.bias, &t.bias) {
@@ -59,7 +64,13 @@ pub(super) fn norm_fault<'a>(
     }
 }
 
-fn ratio_of_norm(residual: &Residual, norm: &Norm, map: &Map, divisor: f64) -> Option<String> {
+/// The words for a norm's weight that is off by a constant ratio.
+pub(super) fn ratio_of_norm(
+    residual: &Residual,
+    norm: &Norm,
+    map: &Map,
+    divisor: f64,
+) -> Option<String> {
     let eta = super::stream::eta_squared(map, norm.kind)?.sqrt() / map.scale;
     let known = [
         (1.0 / eta, "eta is missing"),
@@ -69,6 +80,24 @@ fn ratio_of_norm(residual: &Residual, norm: &Norm, map: &Map, divisor: f64) -> O
         (divisor / eta, "eta and the factor of the tied head are missing"),
     ];
     constant_ratio(residual, &known)
+}
+
+/// Whether two norms whose γ is more than their weight have weights that would be right if it were
+/// not.
+fn without_offset((source, expanded): (&Reader, &Reader), map: &Map, factor: f64) -> Result<bool> {
+    let (Some(s), Some(t)) = (source.norm, expanded.norm) else { return Ok(false) };
+    let (Some(small), Some(large)) = (&s.weight, &t.weight) else { return Ok(false) };
+    if s.offset == 0.0 || s.offset != t.offset {
+        return Ok(false);
+    }
+    let (small, large) = (source.side.read(small)?, expanded.side.read(large)?.times(factor));
+    let mut expected = large.clone();
+    for (i, entry) in map.entries.iter().enumerate() {
+        if let Entry::Copy { of, .. } = entry {
+            expected.value[[i, 0]] = small.value[[*of, 0]];
+        }
+    }
+    Ok(Residual::of(&large, &expected, 0.0).holds())
 }
 
 /// Compares `factor · expanded` with the copies of a source vector; means and zeros: only a bias

@@ -23,12 +23,17 @@ mod align;
 mod attention_blame;
 mod blame;
 mod bounded;
+mod branch_norm;
 mod certificate;
 mod channels;
 mod cluster;
 mod convolutional;
 mod discover;
+mod experts;
 mod explain;
+mod fields;
+mod head_norm;
+mod layer_scale;
 mod map;
 mod ops;
 mod outputs;
@@ -53,7 +58,7 @@ use side::{Caps, Side};
 use squares::Ledger;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use stream::{Stream, written_map};
+use stream::{Factor, Stream, written_map};
 use sublayer::{NO_NORM, Network, kind};
 
 /// Holds every equation against the weights of two models.
@@ -117,8 +122,13 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         (None, None) => {}
         (Some(a), Some(b)) => {
             network.epsilon(&map, (a, b), "embedding norm", ledger);
-            match written_map((source, expanded), &map, (a, b), ("embedding norm", false), ledger)?
-            {
+            match written_map(
+                (source, expanded),
+                &map,
+                (a, b),
+                ("embedding norm", Factor::Fitted),
+                ledger,
+            )? {
                 Some(written) => map = written,
                 None => ledger.unknown("embedding norm", NO_NORM),
             }
@@ -146,7 +156,8 @@ fn reads_by_layer_norm_alone(model: &Model) -> bool {
         behind_norm = sublayer.post_norm.is_some();
     }
     let first_step = |steps: &[Step]| {
-        steps.iter().find(|step| !matches!(step, Step::Position(_))).is_some_and(is_norm)
+        let picks = |step: &&Step| matches!(step, Step::Position(_) | Step::MeanFrom(_));
+        steps.iter().find(|step| !picks(step)).is_some_and(is_norm)
     };
     let outputs = behind_norm || model.outputs.iter().all(|output| first_step(&output.steps));
     outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
@@ -315,7 +326,7 @@ fn post_norm_layers(
         maps.push(match (&a.post_norm, &b.post_norm) {
             (Some(a), Some(b)) => {
                 network.epsilon(&map, (a, b), &places[i], &mut found);
-                match written_map(sides, &map, (a, b), (&places[i], false), &mut found)? {
+                match written_map(sides, &map, (a, b), (&places[i], Factor::Fitted), &mut found)? {
                     Some(written) => written,
                     None => {
                         found.unknown(&places[i], NO_NORM);

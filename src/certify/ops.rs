@@ -17,7 +17,7 @@ pub(super) fn writes(reader: &Reader, op: &Op) -> Result<Writes> {
 }
 
 /// A neuron's key is its folded row with its bias; with a gate, the gate's, and `up` is linear.
-fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
+pub(super) fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
     let key = reader.fold(mlp.gate.as_ref().unwrap_or(&mlp.up))?.joined();
     let linear = match &mlp.gate {
         Some(_) => {
@@ -27,12 +27,14 @@ fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
         }
         None => None,
     };
+    let scale = layer_scale(reader)?;
     Ok(Writes {
         keys: Keys::Rows(key),
         homogeneous: mlp.activation == Activation::Relu,
         linear,
         fan_out: reader.side.stored(&mlp.down.weight)?,
-        bias: reader.side.bias(&mlp.down)?,
+        bias: scaled(reader.side.bias(&mlp.down)?, &scale),
+        scale,
     })
 }
 
@@ -50,13 +52,29 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
         constants.variance[[channel, 0]] = value_bias.variance[[*row, 0]];
     }
     let bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
+    let scale = layer_scale(reader)?;
+    let patterns = patterns(reader, attention, &query, &key)?;
     Ok(Writes {
         homogeneous: false,
-        keys: Keys::Patterns(patterns(attention, &query, &key), attention.head_dim),
+        keys: Keys::Patterns(patterns, attention.head_dim),
         linear: Some((values, of)),
         fan_out,
-        bias,
+        bias: scaled(bias, &scale),
+        scale,
     })
+}
+
+/// LayerScale multiplies all that a branch writes: `diag(scale) W_T E_in = E diag(scale) W_S`, and
+/// the bias likewise, so it is folded into the writer before anything else.
+fn layer_scale(reader: &Reader) -> Result<Option<Bounded>> {
+    reader.scale.map(|lens| reader.side.read(lens)).transpose()
+}
+
+pub(super) fn scaled(bias: Bounded, scale: &Option<Bounded>) -> Bounded {
+    match scale {
+        Some(scale) => bias.times_rows(scale),
+        None => bias,
+    }
 }
 
 /// For each channel of the heads, laid end to end, the row of the value projection.
@@ -68,20 +86,46 @@ pub(super) fn value_rows(attention: &Attention) -> Vec<usize> {
 /// Why two ops cannot be compared at all, if they cannot.
 pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<String> {
     match (source, expanded) {
-        (Op::Mlp(s), Op::Mlp(t)) => {
-            if s.activation != t.activation {
-                let (s, t) = (s.activation, t.activation);
-                return Some(format!("the activation is {s:?} in the source, here {t:?}"));
-            }
-            (s.gate.is_some() != t.gate.is_some()).then(|| "only one of the two is gated".into())
-        }
+        (Op::Mlp(s), Op::Mlp(t)) => other_mlp(s, t),
         (Op::Attention(s), Op::Attention(t)) => {
             if s.causal != t.causal {
                 return Some("only one of the two is causal".into());
             }
-            (s.rotary.is_some() != t.rotary.is_some())
-                .then(|| "only one of the two has rotary positions".into())
+            if s.rotary.is_some() != t.rotary.is_some() {
+                return Some("only one of the two has rotary positions".into());
+            }
+            other_logits(s, t)
         }
-        _ => Some("attention stands against a feed-forward network".into()),
+        (Op::Experts(s), Op::Experts(t)) => match (s.experts.first(), t.experts.first()) {
+            (Some(s), Some(t)) => other_mlp(s, t),
+            _ => Some("a mixture has no experts".into()),
+        },
+        _ => Some("the two sublayers are of different kinds".into()),
+    }
+}
+
+fn other_mlp(s: &Mlp, t: &Mlp) -> Option<String> {
+    if s.activation != t.activation {
+        let (s, t) = (s.activation, t.activation);
+        return Some(format!("the activation is {s:?} in the source, here {t:?}"));
+    }
+    (s.gate.is_some() != t.gate.is_some()).then(|| "only one of the two is gated".into())
+}
+
+/// What two attentions do to their logits `l` must be one function of `l`: no equation is known
+/// between two soft caps, or between a norm of queries and none.
+fn other_logits(s: &Attention, t: &Attention) -> Option<String> {
+    if s.softcap != t.softcap {
+        let words = |cap: Option<f64>| match cap {
+            Some(cap) => format!("{cap}"),
+            None => "none".to_string(),
+        };
+        let (s, t) = (words(s.softcap), words(t.softcap));
+        return Some(format!("the soft cap on attention logits is {s} in the source, here {t}"));
+    }
+    match (&s.head_norms, &t.head_norms) {
+        (None, None) => None,
+        (Some(s), Some(t)) if s.query.kind == t.query.kind && s.key.kind == t.key.kind => None,
+        _ => Some("the norms of queries and keys are of different kinds".into()),
     }
 }

@@ -7,7 +7,7 @@ use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};
 use super::squares::{Ledger, Residual};
-use super::stream::written_map;
+use super::stream::{Factor, written_map};
 use super::sublayer::{NO_NORM, Network, told};
 use crate::error::Result;
 use crate::model::{Linear, Norm, Output, Step};
@@ -27,6 +27,20 @@ struct Walk<'a> {
     same_numbers: bool,
 }
 
+impl Walk<'_> {
+    /// Whether every channel here is a source channel, or zero: then any pointwise function that
+    /// maps zero to zero commutes with the map.
+    fn selects(&self) -> bool {
+        let chosen = |entry: &Entry| match entry {
+            Entry::Copy { sign, .. } => *sign > 0.0,
+            Entry::Zero => true,
+            Entry::Mean => false,
+        };
+        let plain = self.norms.0.is_none() && self.map.scale == 1.0;
+        self.same_numbers || (plain && self.map.entries.iter().all(chosen))
+    }
+}
+
 impl Network<'_> {
     /// Holds one output against the other.
     pub fn output(&self, map: &Map, source: &Output, expanded: &Output) -> Result<Ledger> {
@@ -37,22 +51,33 @@ impl Network<'_> {
             return Ok(ledger);
         }
         let mut walk = Walk { map: map.clone(), norms: (None, None), same_numbers: false };
-        let last = source.steps.len().saturating_sub(1);
+        let linear = |step: &Step| matches!(step, Step::Linear(_));
+        let head = source.steps.iter().rposition(linear).filter(|at| {
+            let pointwise = |step: &Step| matches!(step, Step::Activation(_) | Step::Softcap(_));
+            source.steps[at + 1..].iter().all(pointwise)
+        });
         for (at, steps) in source.steps.iter().zip(&expanded.steps).enumerate() {
             let going = match steps {
                 (Step::Position(s), Step::Position(t)) if s == t => true,
+                // A mean over positions commutes with every map of the channels.
+                (Step::MeanFrom(s), Step::MeanFrom(t)) if s == t => true,
                 (Step::Norm(s), Step::Norm(t)) => {
                     self.norm(&mut walk, (s, t), place, &mut ledger)?
                 }
-                (Step::Linear(s), Step::Linear(t)) if at == last && source.fixed => {
+                (Step::Linear(s), Step::Linear(t)) if Some(at) == head && source.fixed => {
                     walk.same_numbers = true;
                     self.head(&walk, (s, t), place, &mut ledger)?
                 }
                 (Step::Linear(s), Step::Linear(t)) => {
                     self.hidden(&mut walk, (s, t), place, &mut ledger)?
                 }
-                // Copies stay copies, and every activation maps zero to zero.
-                (Step::Activation(s), Step::Activation(t)) if s == t => true,
+                (Step::Activation(s), Step::Activation(t)) if s == t && walk.selects() => true,
+                (Step::Softcap(s), Step::Softcap(t)) if s == t && walk.selects() => true,
+                (Step::Softcap(s), Step::Softcap(t)) if s != t => {
+                    let reason = format!("the outputs' soft cap is {s} in the source, here {t}");
+                    ledger.unknown(place, reason);
+                    false
+                }
                 _ => {
                     ledger.unknown(place, "the two models compute this output in different steps");
                     false
@@ -75,7 +100,8 @@ impl Network<'_> {
     ) -> Result<bool> {
         if let (Some(s), Some(t)) = walk.norms {
             let sides = (self.source, self.expanded);
-            let Some(map) = written_map(sides, &walk.map, (s, t), (place, false), ledger)? else {
+            let Some(map) = written_map(sides, &walk.map, (s, t), (place, Factor::Fitted), ledger)?
+            else {
                 ledger.unknown(place, NO_NORM);
                 return Ok(false);
             };
@@ -94,7 +120,7 @@ impl Network<'_> {
         let map = match walk.norms {
             (Some(s), Some(t)) => {
                 let sides = (self.source, self.expanded);
-                match written_map(sides, &walk.map, (s, t), (place, true), ledger)? {
+                match written_map(sides, &walk.map, (s, t), (place, Factor::SAME), ledger)? {
                     Some(map) => map,
                     None => {
                         ledger.unknown(place, NO_NORM);
@@ -309,12 +335,14 @@ fn head_fault<'a>(
     })
 }
 
-/// The factor `h = s·k` by which a tied head's logits grow, if both heads are tied to their token
-/// tables.
+/// The factor `h = s·k·c_S/c_T` by which a tied head's logits grow, if both heads are tied to their
+/// token tables; c are the factors in code on the tables (Gemma).
 fn tied_factor(readers: (&Reader, &Reader), s: &Linear, t: &Linear) -> Option<f64> {
     let tied = |reader: &Reader, head: &Linear| {
-        reader.side.model.embedding.tables.iter().any(|table| table.lens == head.weight)
+        let tables = &reader.side.model.embedding.tables;
+        tables.iter().find(|table| table.lens == head.weight).map(|table| table.scale)
     };
     let (map, _) = readers.1.through?;
-    (tied(readers.0, s) && tied(readers.1, t)).then_some(map.even_copies()? as f64 * map.scale)
+    let (from, to) = (tied(readers.0, s)?, tied(readers.1, t)?);
+    Some(map.even_copies()? as f64 * map.scale * from / to)
 }

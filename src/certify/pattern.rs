@@ -2,19 +2,30 @@
 //!
 //! Without rotary embedding a head's pattern is the form `[A_q | b_q]ᵀ A_k` with its scale; the
 //! key bias adds only what is constant over the keys, which the softmax ignores. With rotary
-//! embedding it is one complex form per frequency, key bias included. A pattern is held here as its
-//! factors, channel by channel: two patterns are equal if their channels can be paired so that the
-//! keys agree up to a factor and the queries up to its inverse. A channel whose query or key is
+//! embedding it is one complex form per frequency, key bias included; channels that are not turned
+//! (partial rotary embedding, a frequency of zero) follow the first rule. A pattern is held here as
+//! its factors, channel by channel: two patterns are equal if their channels can be paired so that
+//! the keys agree up to a factor and the queries up to its inverse. A channel whose query or key is
 //! zero contributes nothing.
+//!
+//! Behind a soft cap what is constant over the keys is so no more, and behind a norm of the keys
+//! their bias is not: then it counts. Norms of queries and keys are folded in by `head_norm`; the
+//! mask, the window and the cap itself are compared before patterns are.
 
 use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::reader::Folded;
-use crate::model::Attention;
+use super::head_norm::{Denominator, behind_norm};
+use super::reader::{Folded, Reader};
+use crate::error::Result;
+use crate::model::{Attention, Linear, Norm};
 
 /// A head's pattern: its channels that contribute.
 pub(super) struct Pattern {
     channels: Vec<Channel>,
+    /// What the norms of the head's queries and keys divide by.
+    normed: Option<[usize; 2]>,
+    /// Of all heads.
+    denominators: std::sync::Arc<[Vec<Denominator>; 2]>,
 }
 
 /// One factor pair of a pattern (a frequency's two rows are laid end to end).
@@ -25,47 +36,115 @@ struct Channel {
     key: Bounded,
     /// `[1, n]`, with the logit scale.
     query: Bounded,
+    /// Entries from one bias of the key to the next; 0 where it is left out.
+    key_period: usize,
+    /// Entries from one bias of the query to the next.
+    query_period: usize,
+}
+
+/// Queries or keys, all heads.
+struct Factors {
+    /// `[heads·head_dim, n]`: weights, then the bias, then a norm's β if it has one.
+    rows: Bounded,
+    /// How many of the last columns add the same to every position.
+    constant: usize,
+    denominators: Vec<Denominator>,
+}
+
+fn factors(
+    reader: &Reader,
+    (linear, folded): (&Linear, &Folded),
+    norm: Option<&Norm>,
+    head_dim: usize,
+) -> Result<Factors> {
+    let joined = folded.joined();
+    let Some(norm) = norm else {
+        return Ok(Factors { rows: joined, constant: 1, denominators: Vec::new() });
+    };
+    let side = reader.side;
+    let gamma = reader.norm.map_or(0.0, |norm| side.unit_of_gamma(norm));
+    let unit = side.unit(&linear.weight).max(gamma);
+    let columns = joined.cols();
+    let (rows, denominators) = behind_norm(side, norm, &joined, head_dim, unit)?;
+    let constant = rows.cols() - columns;
+    Ok(Factors { rows, constant, denominators })
 }
 
 /// Reads off the pattern of every query head.
-pub(super) fn patterns(attention: &Attention, query: &Folded, key: &Folded) -> Vec<Pattern> {
+///
+/// # Errors
+/// If a norm of queries or keys cannot be read.
+pub(super) fn patterns(
+    reader: &Reader,
+    attention: &Attention,
+    query: &Folded,
+    key: &Folded,
+) -> Result<Vec<Pattern>> {
     let (size, group) = (attention.head_dim, attention.heads / attention.kv_heads);
-    let queries = query.joined().times(attention.scale);
-    let keys = match attention.rotary {
-        Some(_) => key.joined(),
-        None => key.weight.clone(),
-    };
-    (0..attention.heads)
-        .map(|head| {
-            let (q, k) = (head * size, head / group * size);
-            let mut channels = Vec::new();
-            match &attention.rotary {
-                None => channels.extend((0..size).map(|c| Channel {
-                    frequency: 0.0,
-                    key: keys.slice(k + c, 1),
-                    query: queries.slice(q + c, 1),
-                })),
-                Some(rotary) => {
-                    let half = size / 2;
-                    let pair =
-                        |m: &Bounded, at: usize| m.slice(at, 1).beside(&m.slice(at + half, 1));
-                    channels.extend(rotary.frequencies.iter().enumerate().map(|(c, f)| Channel {
-                        frequency: *f,
-                        key: pair(&keys, k + c),
-                        query: pair(&queries, q + c),
-                    }));
-                }
+    let norms = attention.head_norms.as_ref();
+    let query_norm = norms.map(|norms| &norms.query);
+    let key_norm = norms.map(|norms| &norms.key);
+    let queries = factors(reader, (&attention.query, query), query_norm, size)?;
+    let keys = factors(reader, (&attention.key, key), key_norm, size)?;
+    let rows = (queries.rows.times(attention.scale), keys.rows);
+    // What is constant over the keys is invisible, unless a soft cap bends it.
+    let left_out = if attention.softcap.is_some() { 0 } else { keys.constant };
+    let periods = (rows.0.cols(), rows.1.cols());
+    let denominators = std::sync::Arc::new([queries.denominators, keys.denominators]);
+    let frequencies: &[f64] = attention.rotary.as_ref().map_or(&[], |r| &r.frequencies);
+    let turned = frequencies.len();
+    let pattern = |head: usize| {
+        let (q, k) = (head * size, head / group * size);
+        let plain = |c: usize| Channel {
+            frequency: 0.0,
+            key: rows.1.slice(k + c, 1).columns(0, periods.1 - left_out),
+            query: rows.0.slice(q + c, 1),
+            key_period: if left_out == 0 { periods.1 } else { 0 },
+            query_period: periods.0,
+        };
+        let pair = |m: &Bounded, at: usize| m.slice(at, 1).beside(&m.slice(at + turned, 1));
+        let mut channels = Vec::new();
+        for (c, frequency) in frequencies.iter().enumerate() {
+            if *frequency == 0.0 {
+                channels.extend([plain(c), plain(c + turned)]);
+                continue;
             }
-            channels.retain(|c| !c.key.row(0).is_zero(0.0) && !c.query.row(0).is_zero(0.0));
-            Pattern { channels }
-        })
-        .collect()
+            channels.push(Channel {
+                frequency: *frequency,
+                key: pair(&rows.1, k + c),
+                query: pair(&rows.0, q + c),
+                key_period: periods.1,
+                query_period: periods.0,
+            });
+        }
+        channels.extend((2 * turned..size).map(plain));
+        channels.retain(|c| !c.key.row(0).is_zero(0.0) && !c.query.row(0).is_zero(0.0));
+        let normed = norms.map(|_| [head, head / group]);
+        Pattern { channels, normed, denominators: denominators.clone() }
+    };
+    Ok((0..attention.heads).map(pattern).collect())
 }
 
 impl Pattern {
-    /// Whether the two patterns are equal within `units` of their bounds.
+    /// Whether the two patterns are equal within `units` of their bounds, but for the ε of norms of
+    /// queries and keys.
     pub fn equals(&self, other: &Pattern, units: f64) -> bool {
         self.partners(other, units).is_some()
+            && self.divided(other).iter().all(|(mine, theirs)| mine.equals(theirs))
+    }
+
+    /// Whether the ε of these norms agree too.
+    pub fn epsilons_agree(&self, other: &Pattern) -> bool {
+        let mut divided = self.divided(other).into_iter();
+        divided.all(|(mine, theirs)| mine.epsilon(theirs, 0).is_none())
+    }
+
+    /// What the norms of queries and of keys divide by, in both patterns; nothing without norms.
+    fn divided<'a>(&'a self, other: &'a Pattern) -> Vec<(&'a Denominator, &'a Denominator)> {
+        let of = |p: &'a Pattern, which: usize| {
+            p.normed.map(|heads| &p.denominators[which][heads[which]])
+        };
+        (0..2).filter_map(|which| of(self, which).zip(of(other, which))).collect()
     }
 
     /// If the two patterns are equal: which channels are one, and the ratio of their keys.
@@ -106,13 +185,13 @@ impl Pattern {
     pub fn agree(&self, other: &Pattern, head: usize, agreement: &mut Agreement) {
         for (mine, theirs, ratio) in self.partners(other, UNITS).unwrap_or_default() {
             let (mine, theirs) = (&self.channels[mine], &other.channels[theirs]);
-            let rotary = mine.frequency != 0.0;
-            let columns = mine.query.cols();
-            let (with_bias, of_key) =
-                if rotary { (columns / 2, columns / 2) } else { (columns, 0) };
-            agreement.add(&mine.key.row(0), &theirs.key.row(0), ratio, head, of_key);
             let inverse = ratio.inverse();
-            agreement.add(&mine.query.row(0), &theirs.query.row(0), inverse, head, with_bias);
+            let (keys, queries) = (mine.key_period, mine.query_period);
+            agreement.add(&mine.key.row(0), &theirs.key.row(0), ratio, head, keys);
+            agreement.add(&mine.query.row(0), &theirs.query.row(0), inverse, head, queries);
+        }
+        for (which, (mine, theirs)) in self.divided(other).into_iter().enumerate() {
+            agreement.head_epsilons.extend(mine.epsilon(theirs, which));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use super::stream::eta_squared;
 use crate::error::Result;
-use crate::model::{Linear, Norm, NormKind};
+use crate::model::{Lens, Linear, Norm, NormKind};
 use ndarray::Zip;
 
 /// How a model's linear layers read one point of the stream.
@@ -22,6 +22,8 @@ pub(super) struct Reader<'a> {
     /// The largest relative error that all folded entries may have in common: the norm weight's
     /// rounding, or the fitted scale's.
     pub shared: f64,
+    /// LayerScale of the branch that reads: a factor on what it writes.
+    pub scale: Option<&'a Lens>,
 }
 
 /// A linear layer as a function of the source's normalised stream.
@@ -50,7 +52,7 @@ pub(super) fn readers<'a>(
         (None, None) => (map.scale, map.scale_error),
         _ => return Ok(None),
     };
-    let reader = |side, norm, through| Reader { side, norm, through, shared };
+    let reader = |side, norm, through| Reader { side, norm, through, shared, scale: None };
     Ok(Some((reader(source, norms.0, None), reader(expanded, norms.1, Some((map, factor))))))
 }
 
@@ -66,7 +68,7 @@ pub(super) fn reader_alone<'a>(
         (Some(map), None) => Some((map, map.scale)),
         (Some(map), Some(norm)) => Some((map, map.scale / eta_squared(map, norm.kind)?.sqrt())),
     };
-    Some(Reader { side, norm, through, shared: 0.0 })
+    Some(Reader { side, norm, through, shared: 0.0, scale: None })
 }
 
 /// How far the expanded norm's weight is from the source's, scaled and copied: at most its unit of

@@ -12,7 +12,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use super::squares::{Ledger, Place, Residual, failure};
 use crate::error::Result;
-use crate::model::{Lens, Norm, NormKind, TableIndex};
+use crate::model::{Count, Input, Lens, Norm, NormKind, Positions, TableIndex};
 use rayon::prelude::*;
 
 /// Rows of a table that are held at a time.
@@ -43,13 +43,17 @@ impl Stream<'_> {
         let mut failures = Vec::new();
         let mut shifted = false;
         for part in parts {
+            if let 1.. = part.first() {
+                let words = format!("{} in front are read by no input: not judged", part.first());
+                ledger.map(format!("rows of the {}", part.name), words);
+            }
             let plain = self.residual(part, Gauge::Plain)?;
             let mut best = plain;
-            if !best.holds() && self.layer_norm {
+            if !best.holds() && self.layer_norm && !part.kept {
                 best = better(best, self.residual(part, Gauge::Centred)?);
             }
-            let several = parts.iter().filter(|p| !p.turned).count() > 1;
-            if !best.holds() && part.index.is_some() && several {
+            let several = parts.iter().filter(|p| !p.turned && !p.kept).count() > 1;
+            if !best.holds() && part.index.is_some() && !part.kept && several {
                 let differences = self.residual(part, Gauge::Differences)?;
                 shifted |= differences.holds();
                 best = better(best, differences);
@@ -68,13 +72,19 @@ impl Stream<'_> {
             let (row, channel) = residual.worst;
             let (r, c) = if part.turned { (channel, row) } else { (row, channel) };
             let place = Place { name: "embedding", tensors: (part.expanded, part.source) };
-            let cause = self.cause(&residual, channel);
-            let rule = "every row of the embeddings maps to the expanded stream";
+            let cause = if part.kept { None } else { self.cause(&residual, channel) };
+            let rule = match part.kept {
+                true => "a table in front of a projection must be the source's",
+                false => "every row of the embeddings maps to the expanded stream",
+            };
             let index = part.expanded.stored_index(r, c);
             let mut failure = failure(rule, place, &residual, index, cause);
             failure.reach = match part.index {
                 Some(TableIndex::Token) => Reach::Token(row),
-                Some(TableIndex::Position(_)) => Reach::Position(row),
+                Some(TableIndex::Position(positions)) => match row.checked_sub(positions.offset) {
+                    Some(position) => Reach::Position(position),
+                    None => Reach::Any,
+                },
                 Some(TableIndex::TokenType) => Reach::TokenType(row),
                 None => Reach::Any,
             };
@@ -98,26 +108,32 @@ impl Stream<'_> {
 
     /// All rows of one part.
     fn residual(&self, part: &Part, gauge: Gauge) -> Result<Residual> {
-        let count = if part.turned { part.source.cols() } else { part.source.rows() };
-        let starts: Vec<usize> = (0..count).step_by(BLOCK).collect();
+        let (first, count) = (part.first(), part.rows());
+        let factors = part.scale;
         if part.turned || matches!(gauge, Gauge::Differences) {
             let (s, t) = (self.source.read(part.source)?, self.expanded.read(part.expanded)?);
             let (s, t) = if part.turned { (s.transposed(), t.transposed()) } else { (s, t) };
-            return Ok(self.compare(s, t, gauge, 0));
+            let (s, t) = (s.slice(first, count - first), t.slice(first, count - first));
+            let (s, t) = (s.times(factors.0), t.times(factors.1));
+            return Ok(self.compare(s, t, gauge, first, part.kept));
         }
+        let starts: Vec<usize> = (first..count).step_by(BLOCK).collect();
         starts
             .into_par_iter()
             .map(|first| {
                 let rows = BLOCK.min(count - first);
-                let s = self.source.read_rows(part.source, first, rows)?;
-                let t = self.expanded.read_rows(part.expanded, first, rows)?;
-                Ok(self.compare(s, t, gauge, first))
+                let s = self.source.read_rows(part.source, first, rows)?.times(factors.0);
+                let t = self.expanded.read_rows(part.expanded, first, rows)?.times(factors.1);
+                Ok(self.compare(s, t, gauge, first, part.kept))
             })
             .try_reduce(|| Residual::new(self.map.scale_error), |a, b| Ok(a.merge(b)))
     }
 
-    fn compare(&self, s: Bounded, t: Bounded, gauge: Gauge, first: usize) -> Residual {
-        let (mut lhs, mut rhs) = (t, self.map.image_of_rows(&s));
+    /// Compares rows of the source with rows of the expanded model, which must be their images, or
+    /// the same where they are `kept`.
+    fn compare(&self, s: Bounded, t: Bounded, gauge: Gauge, first: usize, kept: bool) -> Residual {
+        let rhs = if kept { s.clone() } else { self.map.image_of_rows(&s) };
+        let (mut lhs, mut rhs) = (t, rhs);
         if matches!(gauge, Gauge::Differences) {
             let row = smallest_row(&s);
             (lhs, rhs) = (minus_row(lhs, row), minus_row(rhs, row));
@@ -135,52 +151,25 @@ impl Stream<'_> {
         residual
     }
 
-    /// Holds the sums in which constants may have moved: of the tables' smallest rows; of class
-    /// token and position 0; of patch bias and every other position.
+    /// Holds the sums in which constants may have moved: of the tables' smallest rows; for images,
+    /// of what is added at every position.
     fn sums<'p>(
         &self,
         parts: &'p [Part<'p>],
         failures: &mut Vec<(&'p Part<'p>, Residual)>,
         ledger: &mut Ledger,
     ) -> Result<()> {
-        let image = parts.iter().any(|p| p.turned);
-        let total = |side: &Side, expanded: bool| -> Result<Bounded> {
-            let lens = |p: &Part| if expanded { p.expanded.clone() } else { p.source.clone() };
-            if !image {
-                let mut sum: Option<Bounded> = None;
-                for part in parts {
-                    let number = smallest_row(&self.source.read(part.source)?);
-                    let row = side.read_rows(&lens(part), number, 1)?;
-                    sum = Some(match sum {
-                        Some(sum) => sum.plus(&row),
-                        None => row,
-                    });
-                }
-                return Ok(sum.expect("at least one table"));
-            }
-            let mut positions = None;
-            let (mut class, mut bias) = (None, None);
-            for part in parts {
-                match (part.index, part.turned, part.name) {
-                    (Some(_), ..) => positions = Some(side.read(&lens(part))?),
-                    (None, false, _) => class = Some(side.read(&lens(part))?),
-                    (None, true, "patch bias") => bias = Some(side.read(&lens(part))?.transposed()),
-                    _ => {}
-                }
-            }
-            let mut sum = positions.expect("image models have positions");
-            for row in 0..sum.rows() {
-                let Some(constant) = (if row == 0 { &class } else { &bias }) else { continue };
-                let mut value = sum.value.row_mut(row);
-                value += &constant.value.row(0);
-                let mut variance = sum.variance.row_mut(row);
-                variance += &constant.variance.row(0);
-            }
-            Ok(sum)
+        let image = self.source.model.embedding.patch.is_some();
+        let plain: Vec<&Part> = parts.iter().filter(|part| !part.turned && !part.kept).collect();
+        if !image && plain.is_empty() {
+            return Ok(());
+        }
+        let (s, t) = match image {
+            true => (added(self.source, parts, false)?, added(self.expanded, parts, true)?),
+            false => self.smallest(&plain)?,
         };
-        let (s, t) = (total(self.source, false)?, total(self.expanded, true)?);
         let gauge = if self.layer_norm { Gauge::Centred } else { Gauge::Plain };
-        let residual = self.compare(s, t, gauge, 0);
+        let residual = self.compare(s, t, gauge, 0, false);
         if residual.holds() {
             ledger.hold(&residual);
             // The sums hold: constants have moved between the parts, which is no mistake.
@@ -190,6 +179,61 @@ impl Stream<'_> {
         }
         Ok(())
     }
+
+    /// The sum of the tables' smallest rows, in both models.
+    fn smallest(&self, parts: &[&Part]) -> Result<(Bounded, Bounded)> {
+        let width = |side: &Side| Bounded::zeros(1, side.model.sizes.hidden);
+        let mut sums = (width(self.source), width(self.expanded));
+        for part in parts {
+            let rows = self.source.read(part.source)?;
+            let first = part.first();
+            let number = first + smallest_row(&rows.slice(first, rows.rows() - first));
+            let s = self.source.read_rows(part.source, number, 1)?.times(part.scale.0);
+            let t = self.expanded.read_rows(part.expanded, number, 1)?.times(part.scale.1);
+            sums = (sums.0.plus(&s), sums.1.plus(&t));
+        }
+        Ok(sums)
+    }
+}
+
+/// What an image model adds at every position, whatever the image: `[positions, hidden]`. Prefix
+/// tokens in front, the patch bias behind them, and the position's row where it has one.
+fn added(side: &Side, parts: &[Part], expanded: bool) -> Result<Bounded> {
+    let read = |part: &Part| {
+        let (lens, scale) = match expanded {
+            true => (part.expanded, part.scale.1),
+            false => (part.source, part.scale.0),
+        };
+        Ok(side.read(lens)?.times(scale))
+    };
+    let patches = match side.model.embedding.input {
+        Input::Image { height, width, patch, .. } => (height / patch) * (width / patch),
+        Input::Tokens { .. } => 0,
+    };
+    let prefix: usize = side.model.embedding.prefix.iter().map(Lens::rows).sum();
+    let mut sum = Bounded::zeros(prefix + patches, side.model.sizes.hidden);
+    let mut next = 0;
+    for part in parts {
+        match (part.index, part.name) {
+            (Some(TableIndex::Position(Positions { count, offset })), _) => {
+                let rows = read(part)?;
+                let behind = if let Count::Behind(first) = count { first } else { 0 };
+                let numbered = (behind..sum.rows()).zip(offset..rows.rows());
+                numbered.for_each(|(position, row)| sum.add_row(position, &rows.row(row)));
+            }
+            (None, "class token") => {
+                let rows = read(part)?;
+                (0..rows.rows()).for_each(|row| sum.add_row(next + row, &rows.row(row)));
+                next += rows.rows();
+            }
+            (None, "patch bias") => {
+                let bias = read(part)?.transposed();
+                (prefix..prefix + patches).for_each(|row| sum.add_row(row, &bias.row(0)));
+            }
+            _ => {}
+        }
+    }
+    Ok(sum)
 }
 
 fn better(a: Residual, b: Residual) -> Residual {
@@ -227,19 +271,35 @@ pub(super) fn eta_squared(map: &Map, kind: NormKind) -> Option<f64> {
     map.entries.iter().all(fits).then_some(map.scale * map.scale * copies * ratio)
 }
 
+/// The factor of the map that a norm writes.
+#[derive(Clone, Copy)]
+pub(super) enum Factor {
+    /// Whatever it is: a norm that starts a new map.
+    Fitted,
+    /// This one, with its relative error.
+    Known { scale: f64, error: f64 },
+}
+
+impl Factor {
+    /// What a model returns must be the source's numbers.
+    pub const SAME: Factor = Factor::Known { scale: 1.0, error: 0.0 };
+}
+
 /// The map that a norm writes to the stream, or returns: coordinate by coordinate
 /// `diag(γ_T) P E / η = E' diag(γ_S) P` and `β_T = E' β_S`, with one factor for all of E'.
 ///
 /// Books both equations; they name the norm's tensor where there is no such map. `None` if no norm
-/// commutes with `map`. The factor is fitted unless `returned`: what a model returns must be the
-/// source's numbers.
+/// commutes with `map`, or the two are of other kinds.
 pub(super) fn written_map(
     (source, expanded): (&Side, &Side),
     map: &Map,
     norms: (&Norm, &Norm),
-    (place, returned): (&str, bool),
+    (place, wanted): (&str, Factor),
     ledger: &mut Ledger,
 ) -> Result<Option<Map>> {
+    if norms.0.kind != norms.1.kind {
+        return Ok(None);
+    }
     let Some(eta_squared) = eta_squared(map, norms.0.kind) else { return Ok(None) };
     // A copy with its sign turned normalises to the turned value: γ itself has no sign to copy.
     // Mean channels normalise to zero: what they write is β alone, which must be zero there.
@@ -260,30 +320,54 @@ pub(super) fn written_map(
     }
     let rhs = weight_map.image(&source.gamma(norms.0, map.source)?);
     let unit = expanded.unit_of_gamma(norms.1);
-    let factor = Residual::of(&lhs, &rhs, 0.0).factor();
-    let known = returned || (factor - 1.0).abs() <= unit || factor <= 0.0;
-    let (scale, scale_error) = if known { (1.0, 0.0) } else { (factor, unit) };
+    let (scale, scale_error, shared) = match wanted {
+        Factor::Known { scale, error } => (scale, error, unit + map.scale_error + error),
+        Factor::Fitted => {
+            let factor = Residual::of(&lhs, &rhs, 0.0).factor();
+            let plain = (factor - 1.0).abs() <= unit || factor <= 0.0;
+            let (scale, error) = if plain { (1.0, 0.0) } else { (factor, unit) };
+            (scale, error, unit + map.scale_error)
+        }
+    };
     let written = Map { entries: with(|sign| sign), scale, scale_error, ..weight_map };
-    let shared = unit + map.scale_error;
     let weights = Residual::of(&lhs, &rhs.times(scale), shared);
     match (&norms.1.weight, &norms.0.weight) {
-        (Some(t), Some(s)) => book(ledger, &weights, place, (t, s)),
+        (Some(t), Some(s)) => {
+            let cause = explain::ratio_of_norm(&weights, norms.0, map, 1.0);
+            book(ledger, &weights, (place, cause), (t, s));
+        }
         _ if weights.holds() => ledger.hold(&weights),
         _ => return Ok(None),
     }
-    if let (Some(s), Some(t)) = (&norms.0.bias, &norms.1.bias) {
-        let biases = Residual::of(&expanded.read(t)?, &written.image(&source.read(s)?), shared);
-        book(ledger, &biases, place, (t, s));
+    let beta = |side: &Side, norm: &Norm, channels: usize| match &norm.bias {
+        Some(bias) => side.read(bias),
+        None => Ok(Bounded::zeros(channels, 1)),
+    };
+    if let Some(bias) = norms.1.bias.as_ref().or(norms.0.bias.as_ref()) {
+        let rhs = written.image(&beta(source, norms.0, map.source)?);
+        let biases = Residual::of(&beta(expanded, norms.1, map.expanded())?, &rhs, shared);
+        let tensors = (norms.1.bias.as_ref(), norms.0.bias.as_ref());
+        let cause = explain::constant_ratio(&biases, &[]);
+        book(
+            ledger,
+            &biases,
+            (place, cause),
+            (tensors.0.unwrap_or(bias), tensors.1.unwrap_or(bias)),
+        );
     }
     Ok(Some(written))
 }
 
-fn book(ledger: &mut Ledger, residual: &Residual, place: &str, tensors: (&Lens, &Lens)) {
+fn book(
+    ledger: &mut Ledger,
+    residual: &Residual,
+    (place, cause): (&str, Option<String>),
+    tensors: (&Lens, &Lens),
+) {
     if residual.holds() {
         return ledger.hold(residual);
     }
     let index = tensors.0.stored_index(residual.worst.0, 0);
     let rule = "a norm that writes the stream maps it like the rest";
-    let cause = explain::constant_ratio(residual, &[]);
     ledger.fail(failure(rule, Place { name: place, tensors }, residual, index, cause));
 }

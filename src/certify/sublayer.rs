@@ -1,18 +1,20 @@
 //! The equations of one sublayer pair, or of a sublayer that stands alone.
 
-use super::blame::{Accused, Verdict, alone};
-use super::certificate::{Failure, Reach};
-use super::channels::equations;
+use super::blame::{Accused, NOTHING, Verdict, alone};
+use super::bounded::Bounded;
+use super::certificate::Failure;
+use super::channels::{compare, equations};
+use super::experts::Mixtures;
+use super::fields::window;
+use super::layer_scale::scale_fault;
 use super::map::Map;
 use super::ops::{incomparable, writes};
 use super::reader::{Reader, reader_alone, readers};
-use super::side::{Side, unit};
+use super::side::Side;
 use super::squares::{Ledger, Place, Residual, failure};
-use super::stream::eta_squared;
 use super::suspect::Case;
-use crate::checkpoint::Dtype;
 use crate::error::Result;
-use crate::model::{Branch, Lens, Linear, Norm, Op, Sublayer};
+use crate::model::{Branch, Lens, Linear, Norm, NormKind, Op, Sublayer};
 
 /// What all sublayers have in common.
 #[derive(Clone, Copy)]
@@ -36,6 +38,7 @@ impl<'a> Network<'a> {
             ledger.unknown(place, "the sublayers have different numbers of branches");
             return Ok(ledger);
         }
+        let mut constants = Vec::new();
         for (s, t) in source.branches.iter().zip(&expanded.branches) {
             if let Some(what) = unproven(s).or(unproven(t)) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
@@ -45,44 +48,100 @@ impl<'a> Network<'a> {
                 ledger.unknown(place, reason);
                 continue;
             }
+            if let (Op::Attention(s), Op::Attention(t)) = (&s.op, &t.op) {
+                window(s, t, place, &mut ledger);
+            }
             let norms = (s.norm.as_ref(), t.norm.as_ref());
-            let Some(readers) = readers((self.source, self.expanded), map, norms)? else {
+            let Some(mut readers) = readers((self.source, self.expanded), map, norms)? else {
                 ledger.unknown(place, NO_NORM);
                 continue;
             };
+            (readers.0.scale, readers.1.scale) = (s.scale.as_ref(), t.scale.as_ref());
             if let (Some(s), Some(t)) = norms {
                 self.epsilon(map, (s, t), place, &mut ledger);
             }
-            self.branch(map, (&readers.0, &readers.1), (s, t), place, &mut ledger)?;
+            let both = (&readers.0, &readers.1);
+            if let (Op::Experts(s), Op::Experts(t)) = (&s.op, &t.op) {
+                let (modulo_one, ops) = (self.layer_norm, (&**s, &**t));
+                let mixtures = Mixtures { readers: both, ops, map, modulo_one, place };
+                self.experts(&mixtures, &mut ledger)?;
+                continue;
+            }
+            let (inner, modulo_one) = match (&s.post_norm, &t.post_norm) {
+                (None, None) => (map.clone(), self.layer_norm),
+                (Some(a), Some(b)) => {
+                    let at = (place, &mut ledger);
+                    match self.in_front_of_norm(map, (a, b), both, (s, t), at)? {
+                        Some(inner) => (inner, a.kind == NormKind::Layer),
+                        None => continue,
+                    }
+                }
+                _ => {
+                    ledger.unknown(place, "only one of the two has a norm behind the branch");
+                    continue;
+                }
+            };
+            let target = (&inner, modulo_one);
+            constants.push(self.branch(target, both, (s, t), place, &mut ledger)?);
         }
+        let normed = source.branches.iter().any(|branch| branch.post_norm.is_some());
+        self.constants(map, constants, normed, &mut ledger);
         Ok(ledger)
     }
 
+    /// Holds a branch, but leaves its constant to the caller.
     fn branch(
         &self,
-        map: &Map,
-        readers: (&Reader<'a>, &Reader<'a>),
-        (source, expanded): (&'a Branch, &'a Branch),
+        (map, modulo_one): (&Map, bool),
+        readers: (&Reader, &Reader),
+        (source, expanded): (&Branch, &Branch),
         place: &str,
         ledger: &mut Ledger,
-    ) -> Result<()> {
+    ) -> Result<Constants> {
         let s = writes(readers.0, &source.op)?;
         let t = writes(readers.1, &expanded.op)?;
         let shared = readers.1.shared;
-        let found = equations(Some(&s), Some(&t), map, self.layer_norm, shared);
+        let found = equations(Some(&s), Some(&t), map, modulo_one, shared);
         for residual in found.residuals() {
             if residual.holds() && residual.entries > 0 {
                 ledger.hold(residual);
             }
         }
-        if found.hold() {
-            return Ok(());
+        self.head_epsilons(&found, &expanded.op, place, ledger);
+        let mut failure = None;
+        if !found.hold() {
+            let halves = (Some((readers.0, &source.op)), Some((readers.1, &expanded.op)));
+            let case = Case { halves, map, modulo_one };
+            let ops = (&source.op, &expanded.op);
+            let accused = Accused { readers, ops, writes: (&s, &t), case };
+            let verdict = match scale_fault(readers, (&s, &expanded.op), (map, modulo_one))? {
+                Some(verdict) => verdict,
+                None => accused.blame(&found)?,
+            };
+            let told = told(verdict, place);
+            match found.inside_holds() {
+                true => failure = Some(told),
+                false => ledger.fail(told),
+            }
         }
-        let halves = (Some((readers.0, &source.op)), Some((readers.1, &expanded.op)));
-        let case = Case { halves, map, modulo_one: self.layer_norm };
-        let accused = Accused { readers, ops: (&source.op, &expanded.op), writes: (&s, &t), case };
-        ledger.fail(told(accused.blame(&found)?, place));
-        Ok(())
+        Ok(Constants { source: s.bias, expanded: t.bias, failure })
+    }
+
+    /// Branches are added up, so that a constant may move from one to another: their sum decides.
+    fn constants(&self, map: &Map, branches: Vec<Constants>, normed: bool, ledger: &mut Ledger) {
+        let wrong = branches.iter().any(|branch| branch.failure.is_some());
+        if wrong && branches.len() > 1 && !normed {
+            let sum = |side: fn(&Constants) -> &Bounded| {
+                let first = side(&branches[0]).clone();
+                branches[1..].iter().fold(first, |sum, branch| sum.plus(side(branch)))
+            };
+            let (lhs, rhs) = (sum(|branch| &branch.expanded), map.image(&sum(|b| &b.source)));
+            let (residual, _) = compare(lhs, rhs, self.layer_norm, map.scale_error);
+            if residual.holds() {
+                return ledger.hold(&residual);
+            }
+        }
+        branches.into_iter().filter_map(|branch| branch.failure).for_each(|f| ledger.fail(f));
     }
 
     /// Holds that a sublayer writes nothing: of the expanded model, or of the source.
@@ -94,91 +153,99 @@ impl<'a> Network<'a> {
         place: &str,
     ) -> Result<Ledger> {
         let mut ledger = Ledger::new();
+        let side = if expanded { self.expanded } else { self.source };
         for branch in &sublayer.branches {
             if let Some(what) = unproven(branch) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
-            let side = if expanded { self.expanded } else { self.source };
-            if let Some(entries) = writes_zeros(side, branch)? {
-                let lenses = branch.op.linears().into_iter().flat_map(|l| l.lenses());
-                let norms = branch.norm.iter().flat_map(Norm::lenses);
+            let zeros = writes_zeros(side, branch)?;
+            if zeros.is_some() || branch.post_norm.is_some() {
                 // What feeds zeros does not matter, but it must be there, and finite.
-                lenses.chain(norms).try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
-                ledger.hold(&Residual::zero(entries));
-                continue;
+                branch.lenses().try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
             }
-            let through = expanded.then_some(map);
-            let Some(reader) = reader_alone(side, through, branch.norm.as_ref()) else {
-                ledger.unknown(place, NO_NORM);
-                continue;
-            };
-            let written = writes(&reader, &branch.op)?;
-            let (source, target) = match expanded {
-                true => (None, Some(&written)),
-                false => (Some(&written), None),
-            };
-            let found = equations(source, target, map, self.layer_norm, 0.0);
-            if found.hold() {
-                found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
-            } else {
-                let half = (&reader, &branch.op);
-                let halves = if expanded { (None, Some(half)) } else { (Some(half), None) };
-                let case = Case { halves, map, modulo_one: self.layer_norm };
-                ledger.fail(told(alone(half, &found, &case)?, place));
+            match (zeros, &branch.post_norm) {
+                (Some(entries), _) => ledger.hold(&Residual::zero(entries)),
+                (None, Some(norm)) => ledger.fail(left_behind_norm(side, branch, norm, place)?),
+                (None, None) => {
+                    self.written_alone(map, (side, branch), expanded, place, &mut ledger)?
+                }
             }
         }
         Ok(ledger)
     }
 
-    /// `ε_T = η² ε_S`, to the precision in which norms are computed.
-    pub fn epsilon(&self, map: &Map, norms: (&Norm, &Norm), place: &str, ledger: &mut Ledger) {
-        let (s, t) = norms;
-        let Some(eta_squared) = eta_squared(map, s.kind) else { return };
-        let expected = eta_squared * s.eps;
-        // ε is a number of the configuration, exact to f64; but every framework that computes in
-        // 32 bits or less adds it as an f32.
-        let file = unit(Dtype::F32).min(self.expanded.unit_of_gamma(t));
-        let bound = expected * (file + 2.0 * map.scale_error);
-        let difference = t.eps - expected;
-        let units = if difference == 0.0 { 0.0 } else { difference.abs() / bound };
-        let mut residual = Residual::new(0.0);
-        (residual.expected, residual.got, residual.units) = (expected, t.eps, units);
-        residual.entries = 1;
-        residual.exact = units <= 1e-6;
-        if units <= super::bounded::UNITS {
-            return ledger.hold(&residual);
-        }
-        let ratio = t.eps / s.eps;
-        let eta = eta_squared.sqrt();
-        let near = |x: f64| (ratio / x - 1.0).abs() < 1e-3;
-        let known = match () {
-            _ if near(1.0) => "ε is not scaled",
-            _ if near(eta) => "ε is scaled by eta, not by its square",
-            _ if near(1.0 / eta_squared) => "ε is scaled by the inverse",
-            _ => "ε is not the source's times eta squared",
+    /// Holds that what an op writes sums to zero.
+    fn written_alone(
+        &self,
+        map: &'a Map,
+        (side, branch): (&'a Side<'a>, &'a Branch),
+        expanded: bool,
+        place: &str,
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        let Some(mut reader) = reader_alone(side, expanded.then_some(map), branch.norm.as_ref())
+        else {
+            ledger.unknown(place, NO_NORM);
+            return Ok(());
         };
-        let field = t.eps_field.unwrap_or("ε (fixed in the family's code)");
-        ledger.fail(Failure {
-            rule: "ε of a norm must be the source's times eta squared".into(),
-            place: place.into(),
-            tensor: field.into(),
-            source_tensor: s.eps_field.unwrap_or("ε").into(),
-            index: Vec::new(),
-            expected,
-            got: t.eps,
-            units,
-            relative: (difference / expected).abs(),
-            wrong: 1,
-            entries: 1,
-            cause: Some(format!("{known}: it must be {expected:e}")),
-            reach: Reach::Epsilon,
-        });
+        reader.scale = branch.scale.as_ref();
+        // Of a mixture, every expert by itself: then it does not matter which are active.
+        let ops: Vec<Op> = match &branch.op {
+            Op::Experts(experts) => {
+                experts.router.lenses().try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
+                experts.experts.iter().map(|mlp| Op::Mlp(Box::new(mlp.clone()))).collect()
+            }
+            op => vec![op.clone()],
+        };
+        for op in &ops {
+            let written = writes(&reader, op)?;
+            let (source, target) = match expanded {
+                true => (None, Some(&written)),
+                false => (Some(&written), None),
+            };
+            let found = equations(source, target, map, self.layer_norm, 0.0);
+            self.head_epsilons(&found, op, place, ledger);
+            if found.hold() {
+                found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
+                continue;
+            }
+            let half = (&reader, op);
+            let halves = if expanded { (None, Some(half)) } else { (Some(half), None) };
+            let case = Case { halves, map, modulo_one: self.layer_norm };
+            ledger.fail(told(alone(half, &found, &case)?, place));
+        }
+        Ok(())
     }
 }
 
-/// How many zeros a branch writes with, if all that it writes is multiplied by zero.
+/// The constants that a pair of branches writes, and the failure if they alone disagree.
+struct Constants {
+    source: Bounded,
+    expanded: Bounded,
+    failure: Option<Failure>,
+}
+
+/// How many zeros a branch writes with, if all that it writes is multiplied by zero: by its writer,
+/// by the norm behind that, or by LayerScale.
 fn writes_zeros(side: &Side, branch: &Branch) -> Result<Option<usize>> {
+    if let Some(scale) = &branch.scale
+        && side.is_zero(scale)?
+    {
+        return Ok(Some(scale.rows()));
+    }
+    if let Some(norm) = &branch.post_norm {
+        if let Some(bias) = &norm.bias
+            && !side.is_zero(bias)?
+        {
+            return Ok(None);
+        }
+        if let Some(weight) = &norm.weight
+            && side.gamma(norm, weight.rows())?.value.iter().all(|gamma| *gamma == 0.0)
+        {
+            return Ok(Some(weight.rows()));
+        }
+    }
     let out: Vec<&Lens> = branch.op.writers().into_iter().flat_map(Linear::lenses).collect();
     for lens in &out {
         if !side.is_zero(lens)? {
@@ -188,20 +255,33 @@ fn writes_zeros(side: &Side, branch: &Branch) -> Result<Option<usize>> {
     Ok(Some(out.into_iter().map(|lens| lens.rows() * lens.cols()).sum()))
 }
 
+/// An inserted branch whose norm makes something of what its op writes. Fan-outs that cancel are no
+/// way out: what rounding leaves of them, the norm divides by as little.
+fn left_behind_norm(side: &Side, branch: &Branch, norm: &Norm, place: &str) -> Result<Failure> {
+    let writer = &branch.op.writers()[0].weight;
+    let (tensor, got) = match (&norm.weight, &norm.bias) {
+        (_, Some(bias)) if !side.is_zero(bias)? => (bias, side.read(bias)?),
+        (Some(weight), _) => (weight, side.gamma(norm, weight.rows())?),
+        (None, _) => (writer, side.read(writer)?),
+    };
+    let residual = Residual::of(&got, &Bounded::zeros(got.rows(), got.cols()), 0.0);
+    let index = tensor.stored_index(residual.worst.0, residual.worst.1);
+    let cause = format!(
+        "a norm behind the branch enlarges whatever is left: γ and β must be zero, or `{}` and its \
+         bias exactly zero",
+        writer.name()
+    );
+    let place = Place { name: place, tensors: (tensor, tensor) };
+    Ok(failure(NOTHING, place, &residual, index, Some(cause)))
+}
+
 /// The part of a branch for which there are no equations.
 fn unproven(branch: &Branch) -> Option<&'static str> {
-    match &branch.op {
-        _ if branch.post_norm.is_some() => Some("a norm behind a branch"),
-        _ if branch.scale.is_some() => Some("LayerScale"),
-        Op::Attention(a) if a.head_norms.is_some() => Some("norms of queries and keys"),
-        Op::Attention(a) if a.softcap.is_some() => Some("a soft cap on attention logits"),
-        Op::Attention(a) if a.window.is_some() => Some("a sliding window"),
-        Op::Attention(a)
-            if a.rotary.as_ref().is_some_and(|r| 2 * r.frequencies.len() != a.head_dim) =>
-        {
-            Some("partial rotary positions")
-        }
-        Op::Experts(_) => Some("a mixture of experts"),
+    let experts = matches!(branch.op, Op::Experts(_));
+    match (&branch.post_norm, &branch.scale) {
+        (Some(_), Some(_)) => Some("LayerScale behind a norm"),
+        (Some(_), _) if experts => Some("a norm behind a mixture of experts"),
+        (_, Some(_)) if experts => Some("LayerScale behind a mixture of experts"),
         _ => None,
     }
 }
@@ -216,10 +296,11 @@ pub(super) fn told((rule, blame): Verdict, place: &str) -> Failure {
     failure(rule, Place { name: place, tensors }, &blame.residual, index, blame.cause)
 }
 
-/// `attention` or `MLP`.
+/// `attention`, `MLP` or `experts`.
 pub(super) fn kind(sublayer: &Sublayer) -> &'static str {
     match sublayer.branches.first().map(|b| &b.op) {
         Some(Op::Attention(_)) => "attention",
+        Some(Op::Experts(_)) => "experts",
         _ => "MLP",
     }
 }

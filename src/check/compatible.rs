@@ -51,6 +51,12 @@ fn other_family(small: &Model, large: &Model) -> Option<Error> {
 
 fn other_input(small: &Model, large: &Model) -> Option<Error> {
     let (read, wanted) = (large.embedding.input, small.embedding.input);
+    if large.encoder.is_some() != small.encoder.is_some() {
+        let words = |model: &Model| if model.encoder.is_some() { "two sequences" } else { "one" };
+        let problem = format!("it reads {}, but the source {}", words(large), words(small));
+        let advice = "compare two encoder–decoders, or two encoders";
+        return Some(Error::bad_input(problem).help(advice));
+    }
     if read == wanted {
         return None;
     }

@@ -5,7 +5,7 @@
 //! ε'))` times what it must be. That is furthest from 1 where v is smallest, and never further than
 //! `sqrt(ε/ε')`, its value at v = 0.
 
-use super::probes::probes;
+use super::probes::{LONG, probes};
 use super::sample::Described;
 use crate::certify::{Certificate, Reach};
 use crate::error::Result;
@@ -43,7 +43,7 @@ pub(super) fn limits(certificate: &Certificate, expanded: Described) -> Result<V
     if !certificate.only_epsilon_fails() {
         return Ok(Vec::new());
     }
-    let probes = probes(expanded.1, &[], 0);
+    let probes = probes(expanded.1, &[], 0, LONG);
     let inputs: Vec<Input> = probes.into_iter().map(|probe| probe.input).collect();
     let met = smallest_variances(expanded.0, expanded.1, &inputs)?;
     let failures = certificate.failures.iter().filter(|f| f.reach == Reach::Epsilon);

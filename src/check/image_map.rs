@@ -1,7 +1,7 @@
 //! A witness for outputs that are hidden channels: no linear map explains them.
 
 use super::probes::{Probe, many};
-use super::sample::{Described, PASSES, Side, cost, larger, stacked};
+use super::sample::{Described, OPERATIONS_LIMIT, PASSES, Side, cost, larger, stacked};
 use super::witness::Witness;
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Image, NOISE_FACTOR};
@@ -9,8 +9,6 @@ use crate::error::Result;
 use crate::model::{Input, Model, Step};
 use ndarray::{Array2, ArrayView1};
 
-/// More operations are not spent on it: at 20 to 40 thousand million a second, about two minutes.
-const OPERATIONS_LIMIT: f64 = 3e12;
 /// Tokens of an input whose every position is returned.
 const LENGTH: usize = 16;
 /// Tokens of an input of which the first position alone is returned.

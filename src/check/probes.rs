@@ -2,13 +2,15 @@
 
 use crate::certify::{Failure, Reach};
 use crate::forward::Input;
-use crate::model::{Input as Expected, Model};
+use crate::model::{Input as Expected, Model, Op};
 use ndarray::Array3;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Tokens of the longest probe.
 const LONGEST: usize = 16;
+/// Tokens of the longest probe that is tried whatever it costs: past a small window.
+pub(super) const LONG: usize = 128;
 /// Failures that get a probe of their own.
 const FAILURES: usize = 6;
 /// Random images.
@@ -26,6 +28,17 @@ pub struct Probe {
 impl Probe {
     fn tokens(ids: Vec<usize>, types: Option<Vec<usize>>, positions: Option<Vec<usize>>) -> Self {
         Probe { input: Input::Tokens { ids, mask: None, types, positions }, image_seed: None }
+    }
+
+    /// Has an encoder read random ids, as many as the decoder reads: `ids` of the probe.
+    fn behind_encoder(self, writer: &Writer, rng: &mut ChaCha8Rng) -> Self {
+        match self.input {
+            Input::Tokens { ids, .. } if writer.has_encoder => {
+                let read = writer.ids(ids.len(), rng);
+                Probe { input: Input::pair(read, ids), image_seed: None }
+            }
+            input => Probe { input, ..self },
+        }
     }
 
     fn image(shape: [usize; 3], seed: u64) -> Self {
@@ -48,9 +61,23 @@ fn generator(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
+/// Tokens past the end of a window.
+const BEYOND: usize = 4;
+
+/// Tokens of the smallest window of attention, if there is one.
+fn smallest_window(model: &Model) -> Option<usize> {
+    let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let windows = branches.filter_map(|branch| match &branch.op {
+        Op::Attention(attention) => attention.window.map(|window| window.size),
+        _ => None,
+    });
+    windows.min()
+}
+
 /// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several
-/// tokens; for image models random images.
-pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Probe> {
+/// tokens, more tokens than a window has; for image models random images. None has more than
+/// `most` tokens.
+pub(super) fn probes(model: &Model, failures: &[Failure], more: usize, most: usize) -> Vec<Probe> {
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {
             let shape = [channels, height, width];
@@ -59,8 +86,10 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
             longest: positions.unwrap_or(LONGEST).min(LONGEST),
+            most,
             table: positions,
             types,
+            has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(0);
@@ -73,7 +102,8 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize) -> Vec<Pr
     let mut probes = vec![writer.random(1, &mut rng), writer.random(4, &mut rng)];
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
     probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
-    probes
+    probes.extend(smallest_window(model).and_then(|window| writer.longer(window, &mut rng)));
+    probes.into_iter().map(|probe| probe.behind_encoder(&writer, &mut rng)).collect()
 }
 
 /// At least `count` inputs of `length` tokens, half of them reaching a failure; or as many images.
@@ -86,8 +116,10 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
             longest: positions.unwrap_or(length).min(length),
+            most: 4 * length,
             table: positions,
             types,
+            has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(1);
@@ -99,6 +131,7 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
             reach
                 .and_then(|reach| writer.reaching(*reach, length, &mut rng))
                 .unwrap_or_else(|| writer.random(length, &mut rng))
+                .behind_encoder(&writer, &mut rng)
         })
         .collect()
 }
@@ -106,11 +139,14 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
 /// Writes token sequences for one model.
 struct Writer {
     vocabulary: usize,
-    /// Longest sequence written.
+    /// Longest sequence written, but where only longer ones reach what is looked for.
     longest: usize,
+    /// Longest sequence written in any case.
+    most: usize,
     /// Rows of the position table.
     table: Option<usize>,
     types: usize,
+    has_encoder: bool,
 }
 
 impl Writer {
@@ -127,12 +163,21 @@ impl Writer {
         Probe::tokens(ids, types, None)
     }
 
+    /// Random ids, more than `count`; `None` where that is too many.
+    fn longer(&self, count: usize, rng: &mut ChaCha8Rng) -> Option<Probe> {
+        let most = self.table.unwrap_or(self.most).min(self.most);
+        let length = count.saturating_add(BEYOND).min(most);
+        let longer = Writer { longest: length, ..*self };
+        (length > count).then(|| longer.random(length, rng))
+    }
+
     /// A sequence that reaches a failure; `None` where that names something the model has not.
     fn reaching(&self, reach: Reach, length: usize, rng: &mut ChaCha8Rng) -> Option<Probe> {
         let mut ids = self.ids(length, rng);
         let place = rng.random_range(0..ids.len());
         match reach {
             Reach::Any | Reach::Epsilon => Some(self.random(length, rng)),
+            Reach::Longer(count) => self.longer(count, rng),
             Reach::Token(id) => {
                 *ids.get_mut(place).filter(|_| id < self.vocabulary)? = id;
                 Some(Probe::tokens(ids, None, None))

@@ -68,6 +68,10 @@ pub(super) fn cost((checkpoint, _): Described, tokens: usize) -> f64 {
     2.0 * weights as f64 * tokens as f64
 }
 
+/// More operations are not spent on a search: at 20 to 40 thousand million a second, about two
+/// minutes.
+pub(super) const OPERATIONS_LIMIT: f64 = 3e12;
+
 /// Forward passes that [`Side::run`] makes.
 pub(super) const PASSES: f64 = 1.0 + SEEDS.len() as f64;
 

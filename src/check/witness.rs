@@ -1,8 +1,8 @@
 //! Searching for inputs on which two models differ.
 
 use super::image_map;
-use super::probes::{Probe, probes};
-use super::sample::{Described, Side, cost, larger, meaningful};
+use super::probes::{LONG, Probe, probes};
+use super::sample::{Described, OPERATIONS_LIMIT, PASSES, Side, cost, larger, meaningful};
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
 use crate::error::Result;
@@ -101,7 +101,9 @@ pub(super) fn outputs(
     if source.1.outputs.iter().any(|output| output.fixed) {
         let small = [source, expanded].iter().all(|model| cost(*model, 1) <= SMALL);
         let more = if small && !failures.is_empty() { MORE } else { 0 };
-        let probes = probes(source.1, failures, more);
+        let token = PASSES * (cost(source, 1) + cost(expanded, 1));
+        let affordable = (OPERATIONS_LIMIT / token) as usize;
+        let probes = probes(source.1, failures, more, affordable.max(LONG));
         let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
         search.inputs += probes.len();
         for (index, probe) in probes.iter().enumerate() {
@@ -152,7 +154,7 @@ pub(super) fn effect(source: Described, expanded: Described) -> Result<Option<Ef
     let Some(output) = source.1.outputs.iter().position(|output| output.fixed) else {
         return Ok(None);
     };
-    let probes = probes(source.1, &[], 0);
+    let probes = probes(source.1, &[], 0, LONG);
     let inputs: Vec<_> = probes.iter().map(|probe| probe.input.clone()).collect();
     let run = |(checkpoint, model): Described| {
         crate::forward::run_batch::<f64>(checkpoint, model, &inputs)

@@ -65,6 +65,12 @@ impl Config {
         self.json.get(field).filter(|v| !v.is_null())
     }
 
+    /// Whether the field is there and null: where a family gives an absent field a value, null may
+    /// mean none.
+    pub fn is_null(&self, field: &str) -> bool {
+        self.json.get(field).is_some_and(Value::is_null)
+    }
+
     /// The object under `field` as a configuration of its own (such as `rope_parameters`).
     ///
     /// # Errors

@@ -35,6 +35,9 @@ pub(super) struct ExpandArguments {
     /// Number of layers [default: the source's]
     #[arg(long, value_name = "N")]
     num_hidden_layers: Option<usize>,
+    /// Experts per layer; as many times more of them are active [default: the source's]
+    #[arg(long, value_name = "N")]
+    num_local_experts: Option<usize>,
     /// Seed of the free numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -84,6 +87,7 @@ pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
             head_dim: arguments.head_dim,
             intermediate: arguments.intermediate_size,
             layers: arguments.num_hidden_layers,
+            experts: arguments.num_local_experts,
         },
         free: match arguments.free {
             FreeName::Projection => Free::Projection,
@@ -125,6 +129,7 @@ fn changes(small: &Sizes, large: &Sizes) -> Vec<String> {
         ("head size", small.head_dim, large.head_dim),
         ("neurons", small.intermediate, large.intermediate),
         ("layers", small.layers, large.layers),
+        ("experts", small.experts.map_or(0, |e| e.all), large.experts.map_or(0, |e| e.all)),
     ];
     let grouped = small.kv_heads != small.heads || large.kv_heads != large.heads;
     let changed = sizes

@@ -27,6 +27,13 @@ pub(super) struct LogitsArguments {
     /// For each token, 1 or, where it is padding, 0 [default: 1]
     #[arg(long, value_name = "BITS", requires = "input_ids", conflicts_with = "pixels")]
     attention_mask: Option<String>,
+    /// What the decoder of an encoder–decoder reads; --input-ids is then for the encoder
+    #[arg(long, value_name = "IDS", requires = "input_ids")]
+    #[arg(conflicts_with_all = ["pixels", "token_type_ids", "position_ids"])]
+    decoder_input_ids: Option<String>,
+    /// For each of the decoder's tokens, 1 or, where it is padding, 0 [default: 1]
+    #[arg(long, value_name = "BITS", requires = "decoder_input_ids")]
+    decoder_attention_mask: Option<String>,
     /// An image: a JSON list [channel][row][column], a .safetensors file with one tensor, or
     /// random:SEED
     #[arg(long, value_name = "FILE")]
@@ -72,15 +79,28 @@ fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
     let list = |flag: &str, text: &Option<String>| {
         text.as_ref().map(|text| numbers(flag, text)).transpose()
     };
-    let mask = list("--attention-mask", &arguments.attention_mask)?;
-    if let Some(strange) = mask.iter().flatten().find(|bit| **bit > 1) {
-        return Err(usage("--attention-mask", &strange.to_string(), "0 or 1"));
+    let bits = |flag: &str, text: &Option<String>| -> Result<Option<Vec<bool>>> {
+        let bits = list(flag, text)?;
+        match bits.iter().flatten().find(|bit| **bit > 1) {
+            Some(strange) => Err(usage(flag, &strange.to_string(), "0 or 1")),
+            None => Ok(bits.map(|bits| bits.into_iter().map(|bit| bit == 1).collect())),
+        }
+    };
+    let ids = list("--input-ids", &arguments.input_ids)?.unwrap_or_default();
+    let mask = bits("--attention-mask", &arguments.attention_mask)?;
+    if let Some(decoder_ids) = list("--decoder-input-ids", &arguments.decoder_input_ids)? {
+        let decoder_mask = bits("--decoder-attention-mask", &arguments.decoder_attention_mask)?;
+        return Ok(Input::Pair { ids, mask, decoder_ids, decoder_mask });
+    }
+    if model.encoder.is_some() {
+        let problem = format!("a {} also reads token ids: --decoder-input-ids", model.family);
+        return Err(Error::new(Class::Usage, problem).help("write --decoder-input-ids \"0 37\""));
     }
     Ok(Input::Tokens {
-        ids: list("--input-ids", &arguments.input_ids)?.unwrap_or_default(),
+        ids,
         types: list("--token-type-ids", &arguments.token_type_ids)?,
         positions: list("--position-ids", &arguments.position_ids)?,
-        mask: mask.map(|bits| bits.into_iter().map(|bit| bit == 1).collect()),
+        mask,
     })
 }
 

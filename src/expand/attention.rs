@@ -5,13 +5,18 @@
 //! channels per head: value channels are copied like neurons; for the logits, new query channels
 //! are zero, so that new key channels may be anything; and the query makes up for a change of the
 //! logit scale.
+//!
+//! A norm of each head's queries and keys (QK-norm) reads what it read, and all copies share its γ,
+//! as all heads did; it undoes a scale in front of it, so that γ makes up for the logit scale. It
+//! would see new channels, so that the head size stays.
 
 use super::Free;
 use super::linear::Duty;
 use super::maps::{Entry, Map};
+use super::norm;
 use super::plan::{Job, Ports, linear_jobs};
 use crate::error::{Error, Result};
-use crate::model::{Attention, Rotary};
+use crate::model::{Attention, Norm, Rotary};
 use std::sync::Arc;
 
 /// Which source heads the expanded heads copy.
@@ -76,12 +81,19 @@ pub(super) fn jobs(
         Free::Equal | Free::Zero => (logits.filled_from(&values), Duty::Same),
     };
     let ratio = source.scale / expanded.scale;
-    let query = Arc::new(query_heads.within_heads(&logits).scaled(ratio));
+    let mut norms = Vec::new();
+    if let (Some(from), Some(to)) = (&source.head_norms, &expanded.head_norms) {
+        norms = head_norm_jobs((&from.query, &to.query), &logits, ratio)?;
+        norms.extend(head_norm_jobs((&from.key, &to.key), &logits, 1.0)?);
+    }
+    let in_query = if norms.is_empty() { ratio } else { 1.0 };
+    let query = Arc::new(query_heads.within_heads(&logits).scaled(in_query));
     let key = Arc::new(key_heads.within_heads(&keys));
     let value = Arc::new(key_heads.within_heads(&values));
     let into = |write: Arc<Map>| Ports { read: ports.read.clone(), write };
     let out = Ports { read: mixed, write: ports.write.clone() };
     Ok([
+        norms,
         linear_jobs(&source.query, &expanded.query, &into(query), Duty::Same),
         linear_jobs(&source.key, &expanded.key, &into(key), key_duty),
         linear_jobs(&source.value, &expanded.value, &into(value), Duty::Same),
@@ -90,16 +102,35 @@ pub(super) fn jobs(
     .concat())
 }
 
+/// Expands a norm of heads, which must write what it wrote times `scale`.
+fn head_norm_jobs((from, to): (&Norm, &Norm), heads: &Map, scale: f64) -> Result<Vec<Job>> {
+    if *heads != Map::identity(heads.sources()) {
+        return Err(Error::refused(
+            "norms of queries and keys (QK-norm) see every channel of a head",
+        )
+        .field("head_dim")
+        .help(format!("keep heads of {} channels, and ask for more heads", heads.sources())));
+    }
+    let (jobs, written) = norm::jobs(from, to, heads, scale)?;
+    if written.scale() == scale {
+        return Ok(jobs);
+    }
+    Err(Error::unsupported("a norm of queries without a weight cannot keep the logits' scale"))
+}
+
 /// Where the channels of a query or key head go: to the front, or, with rotary positions, each pair
-/// to one that turns at the same frequency.
+/// to one that turns at the same frequency and the others behind them.
 fn logit_channels(source: &Attention, expanded: &Attention) -> Result<Map> {
     let sizes = (source.head_dim, expanded.head_dim);
     match (&source.rotary, &expanded.rotary) {
         (None, None) => Ok(Map::padded(sizes.0, sizes.1)),
-        (Some(from), Some(to)) => match_frequencies(from, to).ok_or_else(|| {
+        (Some(from), Some(to)) => match_channels((from, to), sizes).ok_or_else(|| {
             Error::refused(format!(
-                "rotary positions turn {} channels per head at frequencies that {} channels lack",
-                sizes.0, sizes.1
+                "rotary positions turn {} of {} channels per head at frequencies that {} channels \
+                 lack",
+                2 * from.frequencies.len(),
+                sizes.0,
+                sizes.1
             ))
             .field("head_dim")
             .help(format!("use a multiple of {}, or more heads instead", sizes.0))
@@ -108,8 +139,24 @@ fn logit_channels(source: &Attention, expanded: &Attention) -> Result<Map> {
     }
 }
 
-/// The channel map that sends pair (i, i + d/2) to a pair of the same frequency, if there is one
-/// for each. Frequencies are compared by value: they are what the model computes with.
+/// Where `sizes.0` channels go among `sizes.1`: pair (i, i + n) to a pair of the same frequency, and
+/// channels that are not turned to such channels; `None` where one finds no place.
+pub(super) fn match_channels(
+    (source, expanded): (&Rotary, &Rotary),
+    sizes: (usize, usize),
+) -> Option<Map> {
+    let turned = match_frequencies(source, expanded)?;
+    let (from, to) = (turned.sources(), turned.len());
+    let rest = (sizes.0.checked_sub(from)?, sizes.1.checked_sub(to)?);
+    if rest.1 < rest.0 {
+        return None;
+    }
+    let others = (0..rest.1).map(|i| if i < rest.0 { Entry::Copy(from + i) } else { Entry::Zero });
+    Some(Map::new(sizes.0, turned.entries().iter().copied().chain(others)))
+}
+
+/// The channel map that sends pair (i, i + n) to a pair of the same frequency, if there is one for
+/// each. Frequencies are compared by value: they are what the model computes with.
 fn match_frequencies(source: &Rotary, expanded: &Rotary) -> Option<Map> {
     let (from, to) = (&source.frequencies, &expanded.frequencies);
     let mut entries = vec![Entry::Zero; 2 * to.len()];
@@ -174,5 +221,15 @@ mod tests {
         let (c, zero) = (Entry::Copy, Entry::Zero);
         assert_eq!(map.entries(), [c(0), zero, c(1), zero, c(2), zero, c(3), zero]);
         assert_eq!(match_frequencies(&rotary(4), &rotary(6)), None);
+    }
+
+    #[test]
+    fn channels_that_are_not_turned_stay_so() {
+        let (c, zero) = (Entry::Copy, Entry::Zero);
+        let map = match_channels((&rotary(2), &rotary(2)), (3, 5)).unwrap();
+        assert_eq!(map.entries(), [c(0), c(1), c(2), zero, zero]);
+        assert_eq!(match_channels((&rotary(2), &rotary(4)), (3, 4)), None, "no place is left");
+        let map = match_channels((&rotary(2), &rotary(4)), (3, 5)).unwrap();
+        assert_eq!(map.entries(), [c(0), zero, c(1), zero, c(2)]);
     }
 }

@@ -11,7 +11,7 @@ use super::maps::{Entry, Map, Share};
 use super::memory;
 use super::random::{Random, root_mean_square};
 use crate::error::Result;
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 
 /// Size of the free numbers as a fraction of the matrix's root mean square. Free numbers as large
 /// as the weights amplify rounding from layer to layer; these stay below.
@@ -24,6 +24,9 @@ pub(super) enum Duty {
     Same,
     /// What the source's layer computes; rows that the map leaves zero may compute anything.
     SameOrAnything,
+    /// What the source's layer computes, with copies of a row equal to the last bit: no free
+    /// numbers.
+    SameRows,
     /// Nothing, with all weights zero (new layer of type 1).
     Nothing,
     /// Nothing, because the fan-outs of copies cancel (new layer of type 2).
@@ -47,17 +50,17 @@ pub(super) fn expand(
     let mut expanded = memory::zeros(rows.len(), columns.len())?;
     if let Some(share) = share(duty, free) {
         let split = columns.split(share);
-        let mean = weight.mean_axis(Axis(0)).unwrap_or_default() * rows.scale();
-        for (entry, mut row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
-            match entry {
-                Entry::Copy(j) if rows.scale() == 1.0 => split.add(weight.row(*j), row),
-                Entry::Copy(j) => split.add((&weight.row(*j) * rows.scale()).view(), row),
-                Entry::Mean => split.add(mean.view(), row.view_mut()),
-                Entry::Zero => {}
+        let mean = rows.has_means().then(|| rows.mean_row(weight) * rows.scale());
+        for (entry, row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
+            match (entry, &mean) {
+                (Entry::Copy(j), _) if rows.scale() == 1.0 => split.add(weight.row(*j), row),
+                (Entry::Copy(j), _) => split.add((&weight.row(*j) * rows.scale()).view(), row),
+                (Entry::Mean, Some(mean)) => split.add(mean.view(), row),
+                (Entry::Mean, None) | (Entry::Zero, _) => {}
             }
         }
     }
-    if free == Free::Projection && duty != Duty::Nothing {
+    if free == Free::Projection && !matches!(duty, Duty::Nothing | Duty::SameRows) {
         let size = FREE_SHARE * root_mean_square(weight) * (rows.scale() / columns.scale()).abs();
         let split = columns.split(Share::Equal);
         for (entry, mut row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
@@ -83,8 +86,8 @@ fn share(duty: Duty, free: Free) -> Option<Share> {
         (Duty::Nothing, _) => None,
         (Duty::Cancel, Free::Equal) => Some(Share::Opposite),
         (Duty::Cancel, Free::Projection | Free::Zero) => None,
-        (Duty::Same | Duty::SameOrAnything, Free::Zero) => Some(Share::First),
-        (Duty::Same | Duty::SameOrAnything, Free::Projection | Free::Equal) => Some(Share::Equal),
+        (_, Free::Zero) => Some(Share::First),
+        (_, Free::Projection | Free::Equal) => Some(Share::Equal),
     }
 }
 
@@ -164,6 +167,17 @@ mod tests {
         assert!(expanded.rows().into_iter().skip(4).all(|r| r.iter().all(|v| *v == 0.0)));
         let expanded = make(&rows, &columns, Duty::SameOrAnything, Free::Projection);
         assert!(expanded.rows().into_iter().skip(4).all(|r| r.iter().all(|v| *v != 0.0)));
+    }
+
+    #[test]
+    fn copies_of_a_row_can_be_kept_equal() {
+        let (rows, columns) = (Map::circular(4, 8), Map::circular(3, 7));
+        for free in FREE {
+            let expanded = make(&rows, &columns, Duty::SameRows, free);
+            assert!((0..4).all(|r| expanded.row(r) == expanded.row(r + 4)), "{free:?}");
+        }
+        let expanded = make(&rows, &columns, Duty::Same, Free::Projection);
+        assert!((0..4).all(|r| expanded.row(r) != expanded.row(r + 4)));
     }
 
     #[test]

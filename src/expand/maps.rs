@@ -1,18 +1,20 @@
 //! The maps E between activation spaces: x_expanded = E x_source.
 //!
 //! A [`Map`] is never stored as a matrix: each expanded coordinate is a copy of a source
-//! coordinate, the mean of all, or zero, times one scale.
+//! coordinate, the mean of all (each times a weight of its own, where LayerScale stands behind), or
+//! zero, times one scale.
 
 use super::memory;
 use crate::error::Result;
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
+use std::sync::Arc;
 
 /// What one expanded coordinate holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     /// The source coordinate of this index.
     Copy(usize),
-    /// The mean of all source coordinates.
+    /// The mean of all source coordinates, each times its weight.
     Mean,
     /// Zero.
     Zero,
@@ -35,6 +37,8 @@ pub(super) struct Map {
     sources: usize,
     entries: Vec<Entry>,
     scale: f64,
+    /// The weight of each source coordinate in the mean; all 1 where there are none.
+    weights: Option<Arc<[f64]>>,
 }
 
 impl Map {
@@ -73,7 +77,7 @@ impl Map {
 
     /// The map with these entries, of scale 1.
     pub fn new(sources: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
-        Map { sources, entries: entries.into_iter().collect(), scale: 1.0 }
+        Map { sources, entries: entries.into_iter().collect(), scale: 1.0, weights: None }
     }
 
     fn whole_copies(source: usize, expanded: usize, residue: Entry) -> Self {
@@ -85,6 +89,17 @@ impl Map {
     /// This map times `factor`.
     pub fn scaled(mut self, factor: f64) -> Self {
         self.scale *= factor;
+        self
+    }
+
+    /// This map with these weights, one for each source coordinate, in its means.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn weighted(mut self, weights: impl Into<Arc<[f64]>>) -> Self {
+        let weights = weights.into();
+        assert_eq!(weights.len(), self.sources, "one weight for each coordinate");
+        self.weights = Some(weights);
         self
     }
 
@@ -134,7 +149,12 @@ impl Map {
     /// Whether a pointwise function may be applied to the expanded coordinates: then none is a
     /// mean, and none is scaled.
     pub fn commutes_with_activations(&self) -> bool {
-        self.scale == 1.0 && !self.entries.contains(&Entry::Mean)
+        self.scale == 1.0 && !self.has_means()
+    }
+
+    /// Whether it holds means.
+    pub fn has_means(&self) -> bool {
+        self.entries.contains(&Entry::Mean)
     }
 
     /// Whether every source coordinate has at least two copies.
@@ -152,13 +172,24 @@ impl Map {
         count
     }
 
+    /// The row of `E W` in which the map holds a mean, but for the scale: `[n]` for a `matrix` of
+    /// `[source, n]`.
+    pub fn mean_row(&self, matrix: &Array2<f64>) -> Array1<f64> {
+        let mut sum = Array1::zeros(matrix.ncols());
+        for (j, row) in matrix.outer_iter().enumerate() {
+            sum.scaled_add(self.weight(j), &row);
+        }
+        sum / self.sources as f64
+    }
+
+    fn weight(&self, source: usize) -> f64 {
+        self.weights.as_ref().map_or(1.0, |weights| weights[source])
+    }
+
     /// `E W`: `[source, n]` to `[expanded, n]`.
     pub fn expand_rows(&self, matrix: &Array2<f64>) -> Array2<f64> {
         let mut expanded = Array2::zeros((self.len(), matrix.ncols()));
-        let means = self
-            .entries
-            .contains(&Entry::Mean)
-            .then(|| matrix.sum_axis(ndarray::Axis(0)) / self.sources as f64);
+        let means = self.has_means().then(|| self.mean_row(matrix));
         for (entry, mut row) in self.entries.iter().zip(expanded.outer_iter_mut()) {
             match (entry, &means) {
                 (Entry::Copy(j), _) => row.assign(&matrix.row(*j)),
@@ -179,7 +210,11 @@ impl Map {
     pub fn expand_columns(&self, matrix: &Array2<f64>) -> Result<Array2<f64>> {
         let mut expanded = memory::zeros(matrix.nrows(), self.len())?;
         for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
-            let mean = from.sum() / self.sources as f64;
+            let sum = match &self.weights {
+                None => from.sum(),
+                Some(weights) => from.iter().zip(weights.iter()).map(|(x, w)| x * w).sum(),
+            };
+            let mean = sum / self.sources as f64;
             for (entry, slot) in self.entries.iter().zip(&mut to) {
                 *slot = self.scale
                     * match entry {
@@ -247,7 +282,8 @@ impl Split<'_> {
         }
         for ((entry, weight), slot) in self.map.entries.iter().zip(&self.weights).zip(free) {
             if let Entry::Copy(j) = entry {
-                *slot -= (read[*j] + mean) * self.map.scale * weight;
+                let read = read[*j] + mean * self.map.weight(*j);
+                *slot -= read * self.map.scale * weight;
             }
         }
     }
@@ -268,6 +304,7 @@ mod tests {
             Map::circular(3, 8),
             Map::zero(3, 8).scaled(0.25),
             Map::average(3, 8).scaled(1.5),
+            Map::average(3, 5).weighted([0.5, -2.0, 1.0]),
             Map::identity(3),
             Map::copies(3, [2, 0, 1, 1]),
         ]

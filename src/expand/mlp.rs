@@ -11,11 +11,18 @@ use crate::error::{Error, Result};
 use crate::model::Mlp;
 use std::sync::Arc;
 
-/// Expands an MLP between `ports`; `duty` is that of its output.
+/// Expands an MLP between `ports`; `duty` is that of its output. What neurons write is multiplied by
+/// `fan_out`, but for the bias.
 ///
 /// # Errors
 /// If fan-outs are to cancel and some neuron has no second copy.
-pub(super) fn jobs(source: &Mlp, expanded: &Mlp, ports: &Ports, duty: Duty) -> Result<Vec<Job>> {
+pub(super) fn jobs(
+    source: &Mlp,
+    expanded: &Mlp,
+    ports: &Ports,
+    duty: Duty,
+    fan_out: f64,
+) -> Result<Vec<Job>> {
     let (from, to) = (source.up.weight.rows(), expanded.up.weight.rows());
     let neurons = Arc::new(Map::circular(from, to));
     if duty == Duty::Cancel && !neurons.replicates() {
@@ -25,7 +32,8 @@ pub(super) fn jobs(source: &Mlp, expanded: &Mlp, ports: &Ports, duty: Duty) -> R
         .help(format!("ask for at least {} neurons, or for new layers of zeros", 2 * from)));
     }
     let inner = Ports { read: ports.read.clone(), write: neurons.clone() };
-    let outer = Ports { read: neurons, write: ports.write.clone() };
+    let shares = Arc::new(Map::clone(&neurons).scaled(1.0 / fan_out));
+    let outer = Ports { read: shares, write: ports.write.clone() };
     let mut jobs = linear_jobs(&source.up, &expanded.up, &inner, Duty::Same);
     if let (Some(from), Some(to)) = (&source.gate, &expanded.gate) {
         jobs.extend(linear_jobs(from, to, &inner, Duty::Same));

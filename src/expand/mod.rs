@@ -7,20 +7,28 @@
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
 //! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
-//! `d_source` channels of the expanded output are the source's channels, unscaled.
+//! `d_source` channels of the expanded output are the source's channels. They are unscaled, but in
+//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without a
+//! weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
 
 mod attention;
+mod branch;
 mod convolutional;
 mod depth;
 mod embedding;
+mod experts;
 mod linear;
 mod maps;
 mod memory;
 mod mlp;
 mod norm;
+mod outputs;
 mod plan;
 mod random;
+mod same;
+mod scale;
 mod sizes;
+mod stream;
 mod vectors;
 mod write;
 
@@ -48,6 +56,8 @@ pub struct Target {
     pub intermediate: Option<usize>,
     /// Number of layers.
     pub layers: Option<usize>,
+    /// Experts per layer; as many times more of them are active.
+    pub experts: Option<usize>,
 }
 
 /// What the numbers become that losslessness leaves free.
@@ -108,8 +118,12 @@ pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<C
 fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
     let family = family_of(source.config())?;
     plan::check_every_tensor_is_known(source, model)?;
-    let wanted = sizes::resolve(family, model, &options.target)?;
-    let stream = plan::Stream::of(model, wanted.hidden)?;
+    let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
+    let dtype = |name: &str| options.dtype.or_else(|| stored(name));
+    let catalog = Catalog::new(|name| source.has(name), dtype, source.tensors().keys());
+    let context = sizes::Context { family, config: source.config(), catalog: &catalog };
+    let wanted = sizes::resolve(&context, model, &options.target)?;
+    let stream = stream::Stream::of(model, wanted.hidden);
     let places = options.insert_after.as_deref();
     let slots = depth::layout(model.layers.len(), wanted.layers, places)?;
     let origins: Vec<usize> = slots.iter().map(|slot| slot.source).collect();
@@ -129,12 +143,10 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
         }
     }
 
-    let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
-    let dtype = |name: &str| options.dtype.or_else(|| stored(name));
-    let catalog = Catalog::new(|name| source.has(name), dtype, source.tensors().keys());
     let expanded = (family.describe)(&config, &catalog)?;
     sizes::check_count(&expanded)?;
-    let jobs = plan::jobs(model, &expanded, &stream, &slots, options)?;
+    same::check(model, &expanded, &slots)?;
+    let jobs = plan::jobs((model, &expanded), source, &stream, &slots, options)?;
     let tensors = write::tensors(source, &expanded, &jobs, options)?;
     Ok(Checkpoint::in_memory(name, config, tensors))
 }

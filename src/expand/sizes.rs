@@ -2,32 +2,103 @@
 //! lossless.
 
 use super::Target;
-use super::attention::copy_heads;
-use super::plan::is_post_norm;
+use super::attention::{copy_heads, match_channels};
+use super::stream::{is_post_norm, only_multiples};
+use crate::checkpoint::Config;
 use crate::error::{Error, Result};
-use crate::model::{Family, Model, Op, Sizes};
+use crate::model::{Attention, Catalog, ExpertCount, Family, Model, Op, Sizes};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// What the source's family makes of sizes.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    /// The family.
+    pub family: &'a Family,
+    /// The source's configuration.
+    pub config: &'a Config,
+    /// The source's tensors.
+    pub catalog: &'a Catalog<'a>,
+}
 
 /// What decides which sizes are possible.
 struct Limits<'a> {
     family: &'a Family,
     source: &'a Sizes,
-    /// Norms of the stream itself: hidden must be a multiple, layers stay.
+    /// Why hidden must be a multiple; `None` where it need not be.
+    only_multiples: Option<&'static str>,
+    /// Norms of the stream itself: layers stay.
     post_norm: bool,
-    /// Rotary positions: head_dim must be a multiple.
-    rotary: bool,
+    /// Norms of queries and keys: head_dim stays.
+    head_norms: bool,
+    rotary: Frequencies<'a>,
+}
+
+/// Which head sizes keep the frequencies of rotary positions. The family decides: it may keep the
+/// number of channels that are turned.
+struct Frequencies<'a> {
+    context: Context<'a>,
+    source: Option<&'a Attention>,
+    sizes: &'a Sizes,
+    /// What is known of each head size.
+    known: RefCell<BTreeMap<usize, bool>>,
+}
+
+impl Frequencies<'_> {
+    /// Whether every channel finds its place among `head_dim`.
+    fn fit(&self, head_dim: usize) -> bool {
+        let Some(source) = self.source.filter(|a| a.rotary.is_some()) else { return true };
+        let mut known = self.known.borrow_mut();
+        *known.entry(head_dim).or_insert_with(|| {
+            let expanded = self.described(head_dim);
+            let rotary = expanded.as_ref().and_then(|attention| attention.rotary.as_ref());
+            let pair = source.rotary.as_ref().zip(rotary);
+            pair.is_some_and(|pair| match_channels(pair, (source.head_dim, head_dim)).is_some())
+        })
+    }
+
+    /// Attention as the family describes it with heads of this size, in a model of one layer.
+    fn described(&self, head_dim: usize) -> Option<Attention> {
+        let Context { family, config, catalog } = self.context;
+        let sizes = self.sizes;
+        let hidden = match family.fields.head_dim {
+            Some(_) => sizes.hidden,
+            None => sizes.heads.saturating_mul(head_dim),
+        };
+        let mut config = config.clone();
+        let sizes = Sizes { hidden, head_dim, layers: 1, ..sizes.clone() };
+        (family.configure)(&mut config, &sizes, &[0]);
+        let model = (family.describe)(&config, catalog).ok()?;
+        first_attention(&model).cloned()
+    }
+}
+
+fn first_attention(model: &Model) -> Option<&Attention> {
+    model.layers.iter().flatten().flat_map(|s| &s.branches).find_map(|branch| match &branch.op {
+        Op::Attention(attention) => Some(&**attention),
+        _ => None,
+    })
 }
 
 /// The sizes that `target` asks for, with the source's ε.
 ///
 /// # Errors
 /// Refuses sizes that cannot be lossless and names the nearest that can.
-pub(super) fn resolve(family: &Family, model: &Model, target: &Target) -> Result<Sizes> {
-    let rotary =
-        model.layers.iter().flatten().flat_map(|s| &s.branches).any(
-            |branch| matches!(&branch.op, Op::Attention(attention) if attention.rotary.is_some()),
-        );
-    let source = &model.sizes;
-    let limits = Limits { family, source, post_norm: is_post_norm(model), rotary };
+pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Result<Sizes> {
+    let (source, attention) = (&model.sizes, first_attention(model));
+    let limits = Limits {
+        family: context.family,
+        source,
+        only_multiples: only_multiples(model),
+        post_norm: is_post_norm(model),
+        head_norms: attention.is_some_and(|a| a.head_norms.is_some()),
+        rotary: Frequencies {
+            context: *context,
+            source: attention,
+            sizes: source,
+            known: RefCell::default(),
+        },
+    };
     let sizes = limits.follow(target);
     match limits.problem(&sizes, target) {
         None => Ok(sizes),
@@ -57,7 +128,11 @@ impl Limits<'_> {
             },
             intermediate: target.intermediate.unwrap_or(source.intermediate),
             layers: target.layers.unwrap_or(source.layers),
-            experts: source.experts,
+            experts: source.experts.map(|count| {
+                let all = target.experts.unwrap_or(count.all);
+                // Rounded, so that what is no multiple is not taken for one.
+                ExpertCount { all, active: all.saturating_mul(count.active) / count.all }
+            }),
             norm_eps: source.norm_eps,
         }
     }
@@ -67,6 +142,7 @@ impl Limits<'_> {
         self.out_of_range(sizes, target)
             .or_else(|| self.stream_problem(sizes))
             .or_else(|| self.head_problem(sizes))
+            .or_else(|| self.expert_problem(target))
     }
 
     fn out_of_range(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
@@ -94,17 +170,16 @@ impl Limits<'_> {
 
     fn stream_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
         let (fields, source) = (&self.family.fields, self.source);
-        if !self.post_norm {
-            return None;
-        }
-        if !sizes.hidden.is_multiple_of(source.hidden) {
+        if let Some(reason) = self.only_multiples
+            && !sizes.hidden.is_multiple_of(source.hidden)
+        {
             let problem = format!(
-                "norms of the stream itself (Post-LN) allow only multiples of {}, and {} is none",
+                "{reason} allow only multiples of {}, and {} is none",
                 source.hidden, sizes.hidden
             );
             return Some((fields.hidden, problem));
         }
-        (sizes.layers != source.layers).then(|| {
+        (self.post_norm && sizes.layers != source.layers).then(|| {
             let problem = "norms of the stream itself (Post-LN) allow no new layer: it would be \
                            exact only up to its ε over the variance";
             (fields.layers, problem.to_string())
@@ -129,13 +204,21 @@ impl Limits<'_> {
                 );
                 return Some((fields.heads, problem));
             }
-            Some(field) if self.rotary && !head_dim.is_multiple_of(source.head_dim) => {
+            _ if self.head_norms && head_dim != source.head_dim => {
+                let problem = format!(
+                    "norms of queries and keys (QK-norm) see every channel of a head, so that \
+                     heads stay at {} channels",
+                    source.head_dim
+                );
+                return Some((fields.head_dim.unwrap_or(fields.heads), problem));
+            }
+            _ if !self.rotary.fit(head_dim) => {
                 let problem = format!(
                     "rotary positions turn {} channels at frequencies that {head_dim} channels \
                      lack",
                     source.head_dim
                 );
-                return Some((field, problem));
+                return Some((fields.head_dim.unwrap_or(fields.heads), problem));
             }
             _ => {}
         }
@@ -157,6 +240,24 @@ impl Limits<'_> {
             );
             (field, problem)
         })
+    }
+
+    fn expert_problem(&self, target: &Target) -> Option<(&'static str, String)> {
+        let problem = match (target.experts, self.source.experts) {
+            (None, _) => return None,
+            (Some(_), None) => "this model has no experts".to_string(),
+            (Some(wanted), Some(count)) => match wanted {
+                0 => format!("0 is smaller than the source's {}", count.all),
+                _ if wanted > MOST_EXPERTS => format!("{wanted} is more than any model has"),
+                _ if wanted.is_multiple_of(count.all) => return None,
+                _ => format!(
+                    "each of the {} experts must be copied as often as the others, and {wanted} is \
+                     no multiple",
+                    count.all
+                ),
+            },
+        };
+        Some((EXPERTS, problem))
     }
 
     /// The nearest width below and above that works with other heads, with the nearest of those.
@@ -193,13 +294,15 @@ impl Limits<'_> {
     fn advice(&self, target: &Target) -> String {
         let (fields, sizes) = (&self.family.fields, self.follow(target));
         type Set = fn(&mut Target, usize);
-        let knobs: [(Option<&str>, usize, Set); 6] = [
+        let experts = sizes.experts.map_or(0, |count| count.all);
+        let knobs: [(Option<&str>, usize, Set); 7] = [
             (Some(fields.hidden), sizes.hidden, |t, n| t.hidden = Some(n)),
             (Some(fields.heads), sizes.heads, |t, n| t.heads = Some(n)),
             (fields.kv_heads, sizes.kv_heads, |t, n| t.kv_heads = Some(n)),
             (fields.head_dim, sizes.head_dim, |t, n| t.head_dim = Some(n)),
             (Some(fields.intermediate), sizes.intermediate, |t, n| t.intermediate = Some(n)),
             (Some(fields.layers), sizes.layers, |t, n| t.layers = Some(n)),
+            (sizes.experts.map(|_| EXPERTS), experts, |t, n| t.experts = Some(n)),
         ];
         let mut choices = Vec::new();
         for (field, now, set) in knobs {
@@ -218,7 +321,8 @@ impl Limits<'_> {
                 choices.push(format!("{field} = {}", found.join(" or ")));
             }
         }
-        let wrong_width = self.post_norm && !sizes.hidden.is_multiple_of(self.source.hidden);
+        let wrong_width =
+            self.only_multiples.is_some() && !sizes.hidden.is_multiple_of(self.source.hidden);
         if choices.is_empty() || wrong_width {
             choices.extend(self.width_and_heads(target));
         }
@@ -259,6 +363,10 @@ pub(super) fn check_count(expanded: &Model) -> Result<()> {
 const LARGEST: usize = 1 << 24;
 /// No model has more layers; the readers of configurations agree.
 const MOST_LAYERS: usize = 1 << 12;
+/// No model has more experts in a layer.
+const MOST_EXPERTS: usize = 1 << 12;
+/// What the number of experts is called in messages.
+const EXPERTS: &str = "num_local_experts";
 /// No expansion has more numbers.
 const LARGEST_COUNT: usize = 1 << 36;
 /// How many widths are tried with all heads.

@@ -15,26 +15,35 @@ pub(super) enum Residue {
     Zero,
     /// Any number will do; without random numbers, this one.
     Any(f64),
+    /// This number.
+    Exactly(f64),
 }
 
-/// Expands `vector` `[source, 1]` to `[expanded, 1]`. With `random`, free coordinates get numbers
-/// around the one in `residue`, as large as the vector's.
+/// Expands `offset + stored`, with `stored` `[source, 1]`, to `[expanded, 1]`, and returns what is
+/// then stored. With `random`, free coordinates get numbers around the one in `residue`, as large
+/// as the vector's.
 pub(super) fn expand(
-    vector: &Array2<f64>,
+    stored: &Array2<f64>,
     map: &Map,
     residue: Residue,
+    offset: f64,
     random: Option<&mut Random>,
 ) -> Array2<f64> {
-    let mut expanded = map.expand_rows(vector);
-    let Residue::Any(centre) = residue else { return expanded };
-    let width = FREE_SHARE * root_mean_square(vector) * map.scale().abs();
+    let vector = stored + offset;
+    let mut expanded = map.expand_rows(&vector);
+    let (centre, random) = match residue {
+        Residue::Zero => (0.0, None),
+        Residue::Exactly(number) => (number, None),
+        Residue::Any(number) => (number, random),
+    };
+    let width = FREE_SHARE * root_mean_square(&vector) * map.scale().abs();
     let mut number = random.map(|r| move || width * r.symmetric());
     for (entry, slot) in map.entries().iter().zip(&mut expanded) {
         if *entry == Entry::Zero {
             *slot = centre + number.as_mut().map_or(0.0, |draw| draw());
         }
     }
-    expanded
+    expanded - offset
 }
 
 #[cfg(test)]
@@ -44,16 +53,16 @@ mod tests {
 
     #[test]
     fn a_read_residue_is_exactly_what_the_map_says() {
-        let expanded = expand(&array![[2.0], [4.0]], &Map::average(2, 3), Residue::Zero, None);
+        let expanded = expand(&array![[2.0], [4.0]], &Map::average(2, 3), Residue::Zero, 0.0, None);
         assert_eq!(expanded, array![[2.0], [4.0], [3.0]]);
     }
 
     #[test]
     fn a_free_residue_is_random_only_if_asked() {
         let (vector, map) = (array![[2.0], [4.0]], Map::zero(2, 3));
-        assert_eq!(expand(&vector, &map, Residue::Any(1.0), None)[[2, 0]], 1.0);
+        assert_eq!(expand(&vector, &map, Residue::Any(1.0), 0.0, None)[[2, 0]], 1.0);
         let mut random = Random::new(0, "gamma", 0);
-        let free = expand(&vector, &map, Residue::Any(1.0), Some(&mut random));
+        let free = expand(&vector, &map, Residue::Any(1.0), 0.0, Some(&mut random));
         assert_ne!(free[[2, 0]], 1.0);
         assert_eq!(free.column(0).to_vec()[..2], [2.0, 4.0]);
     }

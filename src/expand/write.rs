@@ -101,11 +101,14 @@ fn apply(job: &Job, weight: &Array2<f64>, options: &Options) -> Result<Array2<f6
             let maps = (&*ports.write, &*ports.read);
             linear::expand(weight, maps, *duty, options.free, &mut random)
         }
-        Rule::Vector { map, residue } => {
+        Rule::Vector { map, residue, offset } => {
             let random = (options.free == Free::Projection).then_some(&mut random);
-            Ok(vectors::expand(weight, map, *residue, random))
+            Ok(vectors::expand(weight, map, *residue, *offset, random))
         }
-        Rule::Zeros => memory::zeros(job.expanded.rows(), job.expanded.cols()),
+        Rule::Constant(number) => {
+            let zeros = memory::zeros(job.expanded.rows(), job.expanded.cols())?;
+            Ok(zeros + *number)
+        }
         Rule::Table { map } => map.expand_columns(weight),
     }
 }

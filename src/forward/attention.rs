@@ -1,12 +1,13 @@
-//! Multi-head self-attention with causal and padding masks, grouped key/value heads and rotary
-//! positions.
+//! Multi-head attention with causal and padding masks, grouped key/value heads, rotary positions
+//! and relative position bias, on the stream itself or on what an encoder returned.
 
+use super::Memory;
 use super::input::Batch;
 use super::norm::normalise;
 use super::ops::{linear, softcap, softmax};
 use super::{Real, Weights};
 use crate::error::Result;
-use crate::model::{Attention, Norm, Rotary};
+use crate::model::{Attention, Norm, RelativeBias, Rotary};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
@@ -14,7 +15,8 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 /// for the square of its length.
 const LOGITS: usize = 1 << 20;
 
-/// Attends within each sequence of the batch: `[positions, hidden]` to the same.
+/// Attends within each sequence of the batch, or from it to the encoder's sequence in `memory`:
+/// `[positions, hidden]` to the same.
 ///
 /// # Errors
 /// If a weight cannot be read.
@@ -23,10 +25,15 @@ pub(super) fn attention<R: Real>(
     op: &Attention,
     x: &Array2<R>,
     batch: &Batch,
+    memory: Option<&Memory<R>>,
 ) -> Result<Array2<R>> {
+    let (read, others) = match memory {
+        Some(memory) if op.reads_encoder => (&memory.values, memory.batch),
+        _ => (x, batch),
+    };
     let mut queries = linear(weights, &op.query, x)?;
-    let mut keys = linear(weights, &op.key, x)?;
-    let values = linear(weights, &op.value, x)?;
+    let mut keys = linear(weights, &op.key, read)?;
+    let values = linear(weights, &op.value, read)?;
     if let Some(norms) = &op.head_norms {
         normalise_heads(weights, &norms.query, op.head_dim, &mut queries)?;
         normalise_heads(weights, &norms.key, op.head_dim, &mut keys)?;
@@ -35,6 +42,8 @@ pub(super) fn attention<R: Real>(
         rotate(rotary, op.head_dim, &batch.positions, &mut queries);
         rotate(rotary, op.head_dim, &batch.positions, &mut keys);
     }
+    let table = op.relative.as_ref().map(|bias| weights.rows(&bias.table, 0, bias.table.rows()));
+    let table: Option<Array2<R>> = table.transpose()?;
     let mut context = Array2::zeros((x.nrows(), op.heads * op.head_dim));
     let group = op.heads / op.kv_heads;
     context.axis_chunks_iter_mut(Axis(1), op.head_dim).into_par_iter().enumerate().for_each(
@@ -42,11 +51,13 @@ pub(super) fn attention<R: Real>(
             let query = columns(&queries, head, op.head_dim);
             let key = columns(&keys, head / group, op.head_dim);
             let value = columns(&values, head / group, op.head_dim);
-            for rows in &batch.sequences {
-                let rows = rows.clone();
-                let part = s![rows.clone(), ..];
-                let inputs = [query.slice(part), key.slice(part), value.slice(part)];
-                attend(op, inputs, &batch.visible[rows.clone()], out.slice_mut(part));
+            let column = table.as_ref().map(|table| table.column(head).to_vec());
+            let bias = op.relative.as_deref().zip(column.as_deref());
+            for (rows, seen) in batch.sequences.iter().zip(&others.sequences) {
+                let (part, other) = (s![rows.clone(), ..], s![seen.clone(), ..]);
+                let inputs = [query.slice(part), key.slice(other), value.slice(other)];
+                let visible = &others.visible[seen.clone()];
+                attend((op, bias), inputs, visible, out.slice_mut(part));
             }
         },
     );
@@ -74,21 +85,27 @@ fn columns<R>(matrix: &Array2<R>, head: usize, head_dim: usize) -> ArrayView2<'_
     matrix.slice(s![.., head * head_dim..(head + 1) * head_dim])
 }
 
-/// One head on one sequence. A position that sees no key gets zeros.
+/// One head on one sequence. A position that sees no key gets zeros. `bias` comes with the head's
+/// own number for each bucket.
 fn attend<R: Real>(
-    op: &Attention,
+    (op, bias): (&Attention, Option<(&RelativeBias, &[R])>),
     [queries, keys, values]: [ArrayView2<R>; 3],
     visible: &[bool],
     mut out: ArrayViewMut2<R>,
 ) {
-    let count = queries.nrows();
+    let (count, others) = (queries.nrows(), keys.nrows());
     let scale = R::from_f64(op.scale);
-    let block = (LOGITS / count).max(1);
+    let block = (LOGITS / others).max(1);
     for first in (0..count).step_by(block) {
         let end = count.min(first + block);
-        let reach = if op.causal { end } else { count };
+        let reach = if op.causal { end } else { others };
         let mut weights = queries.slice(s![first..end, ..]).dot(&keys.slice(s![..reach, ..]).t());
         weights.mapv_inplace(|logit| logit * scale);
+        if let Some((bias, column)) = bias {
+            for ((query, key), logit) in weights.indexed_iter_mut() {
+                *logit += column[bias.bucket(first + query, key)];
+            }
+        }
         if let Some(cap) = op.softcap {
             softcap(cap, weights.view_mut());
         }
@@ -141,7 +158,7 @@ mod tests {
         for causal in [false, true] {
             let mut out = Array2::zeros((count, 1));
             let inputs = [q.view(), k.view(), v.view()];
-            attend(&one_head(causal), inputs, &visible, out.view_mut());
+            attend((&one_head(causal), None), inputs, &visible, out.view_mut());
             for i in 0..count {
                 let seen = (0..count).filter(|&j| visible[j] && (!causal || j <= i));
                 let terms = seen.map(|j| ((0.5 * q[[i, 0]] * k[[j, 0]]).exp(), v[[j, 0]]));
@@ -156,7 +173,7 @@ mod tests {
         let x = array![[1.0], [2.0]];
         let mut out = array![[9.0], [9.0]];
         let inputs = [x.view(), x.view(), x.view()];
-        attend(&one_head(true), inputs, &[false, true], out.view_mut());
+        attend((&one_head(true), None), inputs, &[false, true], out.view_mut());
         assert_eq!(out, array![[0.0], [2.0]]);
     }
 

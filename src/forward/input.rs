@@ -1,7 +1,7 @@
 //! What goes into a model, checked against the model.
 
 use crate::error::{Error, Result};
-use crate::model::{Count, Input as Expected, Lens, Model, Positions, TableIndex};
+use crate::model::{Count, Input as Expected, Lens, Model, Op, Positions, TableIndex};
 use ndarray::Array3;
 use std::ops::Range;
 
@@ -22,6 +22,17 @@ pub enum Input {
         /// list, not by position id.
         positions: Option<Vec<usize>>,
     },
+    /// Two sequences of tokens, for an encoder–decoder.
+    Pair {
+        /// What the encoder reads: token ids.
+        ids: Vec<usize>,
+        /// Which of them are there, as in [`Input::Tokens`]; cross-attention heeds it too.
+        mask: Option<Vec<bool>>,
+        /// What the decoder reads: token ids.
+        decoder_ids: Vec<usize>,
+        /// Which of those are there.
+        decoder_mask: Option<Vec<bool>>,
+    },
     /// One image.
     Image {
         /// `[channels, height, width]`, normalised as the model expects it.
@@ -35,17 +46,38 @@ impl Input {
         Input::Tokens { ids: ids.into(), mask: None, types: None, positions: None }
     }
 
+    /// Two sequences without padding: of the encoder, of the decoder.
+    pub fn pair(ids: impl Into<Vec<usize>>, decoder_ids: impl Into<Vec<usize>>) -> Self {
+        let (ids, decoder_ids) = (ids.into(), decoder_ids.into());
+        Input::Pair { ids, mask: None, decoder_ids, decoder_mask: None }
+    }
+
     /// Checks the input against what `model` reads.
     ///
     /// # Errors
     /// - tokens for an image model, or an image for a language model
+    /// - one sequence for an encoder–decoder, or two for another model
+    /// - positions for a model with relative positions alone
     /// - no token, or more than the position table has rows
     /// - an id, a token type or a position outside its table
     /// - a mask, types or positions of another length than the ids; a mask that hides every token
     /// - an image of another shape, or with a pixel that is not finite
     pub fn check(&self, model: &Model) -> Result<()> {
         match (self, model.embedding.input) {
+            (Input::Tokens { .. }, Expected::Tokens { .. }) if model.encoder.is_some() => {
+                let problem = format!("got one sequence, but a {} reads two", model.family);
+                Err(Error::bad_input(problem).help("give ids for the encoder and the decoder"))
+            }
             (Input::Tokens { .. }, Expected::Tokens { .. }) => self.check_tokens(model),
+            (Input::Pair { .. }, Expected::Tokens { .. }) if model.encoder.is_some() => {
+                let [encoder, decoder] = self.halves();
+                encoder.check_tokens(model).map_err(|e| e.field("input_ids"))?;
+                decoder.check_tokens(model).map_err(|e| e.field("decoder_input_ids"))
+            }
+            (Input::Pair { .. }, _) => {
+                let problem = format!("got two sequences, but a {} has no decoder", model.family);
+                Err(Error::bad_input(problem).help("give one input, without decoder ids"))
+            }
             (Input::Image { pixels }, Expected::Image { channels, height, width, .. }) => {
                 check_image(pixels, [channels, height, width])
             }
@@ -58,6 +90,20 @@ impl Input {
                     .help("give token ids"))
             }
         }
+    }
+
+    /// What the encoder and what the decoder reads; the same input twice where there are not two.
+    fn halves(&self) -> [Input; 2] {
+        let Input::Pair { ids, mask, decoder_ids, decoder_mask } = self else {
+            return [self.clone(), self.clone()];
+        };
+        let half = |ids: &Vec<usize>, mask: &Option<Vec<bool>>| Input::Tokens {
+            ids: ids.clone(),
+            mask: mask.clone(),
+            types: None,
+            positions: None,
+        };
+        [half(ids, mask), half(decoder_ids, decoder_mask)]
     }
 
     fn check_tokens(&self, model: &Model) -> Result<()> {
@@ -80,6 +126,10 @@ impl Input {
             check_below("token type", types, kinds, "the token type table", ids.len())?;
         }
         match (positions, longest) {
+            (Some(_), None) if has_relative_positions(model) => {
+                let problem = format!("got position ids, but a {} has none", model.family);
+                return Err(Error::bad_input(problem).help("leave the position ids out"));
+            }
             (Some(positions), Some(rows)) => {
                 check_below("position", positions, rows, "the position table", ids.len())?;
             }
@@ -103,6 +153,12 @@ impl Input {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether positions count by the distance between them in the list.
+fn has_relative_positions(model: &Model) -> bool {
+    let mut branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    branches.any(|branch| matches!(&branch.op, Op::Attention(a) if a.relative.is_some()))
 }
 
 /// Rotary angles are computed from a position as a floating-point number: so many are exact in f32.
@@ -175,52 +231,62 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Checks and stacks inputs.
+    /// Checks and stacks inputs; of an encoder–decoder, what the decoder reads.
     pub fn new(model: &Model, inputs: &'a [Input]) -> Result<Self> {
         let mut batch = Batch::default();
         for input in inputs {
             input.check(model)?;
-            batch.push(model, input);
+            match input {
+                Input::Image { pixels } => batch.push_image(model, pixels),
+                Input::Tokens { .. } => batch.push_tokens(model, input),
+                Input::Pair { .. } => batch.push_tokens(model, &input.halves()[1]),
+            }
         }
         Ok(batch)
     }
 
-    fn push(&mut self, model: &Model, input: &'a Input) {
-        let start = self.ids.len();
-        match input {
-            Input::Tokens { ids, mask, types, positions } => {
-                let count = ids.len();
-                self.ids.extend(ids);
-                match positions {
-                    Some(positions) => self.positions.extend(positions),
-                    None => self.positions.extend(0..count),
-                }
-                match types {
-                    Some(types) => self.types.extend(types),
-                    None => self.types.resize(start + count, 0),
-                }
-                match mask {
-                    Some(mask) => self.visible.extend(mask),
-                    None => self.visible.resize(start + count, true),
-                }
-            }
-            Input::Image { pixels } => {
-                let Expected::Image { height, width, patch, .. } = model.embedding.input else {
-                    return;
-                };
-                let prefix: usize = model.embedding.prefix.iter().map(Lens::rows).sum();
-                let count = prefix + (height / patch) * (width / patch);
-                self.ids.resize(start + count, 0);
-                self.positions.extend(0..count);
-                self.types.resize(start + count, 0);
-                self.visible.resize(start + count, true);
-                self.images.push(Image { pixels, side: patch });
-            }
+    /// Stacks what the encoder reads of checked inputs.
+    pub fn of_encoder(model: &Model, inputs: &[Input]) -> Self {
+        let mut batch = Batch::default();
+        for input in inputs {
+            batch.push_tokens(model, &input.halves()[0]);
         }
-        let rows = start..self.ids.len();
-        let given = matches!(input, Input::Tokens { positions: Some(_), .. });
-        self.number_positions(model, rows.clone(), given);
-        self.sequences.push(rows);
+        batch
+    }
+
+    fn push_tokens(&mut self, model: &Model, input: &Input) {
+        let Input::Tokens { ids, mask, types, positions } = input else { return };
+        let start = self.ids.len();
+        let count = ids.len();
+        self.ids.extend(ids);
+        match positions {
+            Some(positions) => self.positions.extend(positions),
+            None => self.positions.extend(0..count),
+        }
+        match types {
+            Some(types) => self.types.extend(types),
+            None => self.types.resize(start + count, 0),
+        }
+        match mask {
+            Some(mask) => self.visible.extend(mask),
+            None => self.visible.resize(start + count, true),
+        }
+        self.number_positions(model, start..start + count, positions.is_some());
+        self.sequences.push(start..start + count);
+    }
+
+    fn push_image(&mut self, model: &Model, pixels: &'a Array3<f64>) {
+        let Expected::Image { height, width, patch, .. } = model.embedding.input else { return };
+        let start = self.ids.len();
+        let prefix: usize = model.embedding.prefix.iter().map(Lens::rows).sum();
+        let count = prefix + (height / patch) * (width / patch);
+        self.ids.resize(start + count, 0);
+        self.positions.extend(0..count);
+        self.types.resize(start + count, 0);
+        self.visible.resize(start + count, true);
+        self.images.push(Image { pixels, side: patch });
+        self.number_positions(model, start..start + count, false);
+        self.sequences.push(start..start + count);
     }
 
     /// Finds the rows of the position table. Positions that are `given` are counted already.

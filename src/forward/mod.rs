@@ -27,7 +27,7 @@ pub use weights::{Perturbation, Weights};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::model::{Branch, Model, Op, Step, Sublayer};
+use crate::model::{Branch, Encoder, Model, Op, Step, Sublayer};
 use input::Batch;
 use ndarray::{Array2, Axis, s};
 use std::ops::Range;
@@ -37,7 +37,8 @@ use std::ops::Range;
 pub struct Outputs<R> {
     /// One for each of [`Model::outputs`], in that order.
     pub outputs: Vec<Output<R>>,
-    /// The residual stream after the embedding and after each layer, each `[positions, hidden]`.
+    /// The residual stream after the embedding and after each layer, each `[positions, hidden]`; of
+    /// an encoder–decoder, the decoder's.
     pub hidden: Vec<Array2<R>>,
 }
 
@@ -97,7 +98,12 @@ pub fn run_weights<R: Real>(
         return Ok(Vec::new());
     }
     let batch = Batch::new(model, inputs)?;
-    let run = Run { weights, model, batch: &batch };
+    let read = model.encoder.as_ref().map(|encoder| (encoder, Batch::of_encoder(model, inputs)));
+    let memory = match &read {
+        Some((encoder, batch)) => Some(encode(weights, model, encoder, batch)?),
+        None => None,
+    };
+    let run = Run { weights, model, batch: &batch, memory };
     let mut results: Vec<Outputs<R>> =
         inputs.iter().map(|_| Outputs { outputs: Vec::new(), hidden: Vec::new() }).collect();
 
@@ -124,16 +130,45 @@ pub fn run_weights<R: Real>(
     Ok(results)
 }
 
-/// One run over a stacked batch.
-struct Run<'a> {
-    weights: &'a Weights<'a>,
-    model: &'a Model,
+/// What the encoder returned, for cross-attention to read.
+struct Memory<'a, R> {
+    /// `[positions, hidden]`.
+    values: Array2<R>,
+    /// What the encoder read: one sequence for each of the decoder's.
     batch: &'a Batch<'a>,
 }
 
-impl Run<'_> {
+/// Runs the encoder.
+fn encode<'a, R: Real>(
+    weights: &Weights,
+    model: &Model,
+    encoder: &Encoder,
+    batch: &'a Batch<'a>,
+) -> Result<Memory<'a, R>> {
+    let run = Run::<R> { weights, model, batch, memory: None };
+    let mut values = embedding::embed(weights, &encoder.embedding, model.sizes.hidden, batch)?;
+    for (index, layer) in encoder.layers.iter().enumerate() {
+        for sublayer in layer {
+            values = run.sublayer(sublayer, values)?;
+        }
+        run.finite(&values, &format!("the residual stream behind layer {index} of the encoder"))?;
+    }
+    norm::normalise(weights, &encoder.norm, &mut values)?;
+    run.finite(&values, "what the encoder returns")?;
+    Ok(Memory { values, batch })
+}
+
+/// One run over a stacked batch.
+struct Run<'a, R> {
+    weights: &'a Weights<'a>,
+    model: &'a Model,
+    batch: &'a Batch<'a>,
+    memory: Option<Memory<'a, R>>,
+}
+
+impl<R: Real> Run<'_, R> {
     /// `post_norm(x + Σ branch(x))`.
-    fn sublayer<R: Real>(&self, sublayer: &Sublayer, x: Array2<R>) -> Result<Array2<R>> {
+    fn sublayer(&self, sublayer: &Sublayer, x: Array2<R>) -> Result<Array2<R>> {
         let mut sum = x.clone();
         for branch in &sublayer.branches {
             sum += &self.branch(branch, &x)?;
@@ -145,13 +180,16 @@ impl Run<'_> {
     }
 
     /// `scale ∘ post_norm(op(norm(x)))`.
-    fn branch<R: Real>(&self, branch: &Branch, x: &Array2<R>) -> Result<Array2<R>> {
+    fn branch(&self, branch: &Branch, x: &Array2<R>) -> Result<Array2<R>> {
         let mut read = x.clone();
         if let Some(norm) = &branch.norm {
             norm::normalise(self.weights, norm, &mut read)?;
         }
         let mut written = match &branch.op {
-            Op::Attention(op) => attention::attention(self.weights, op, &read, self.batch)?,
+            Op::Attention(op) => {
+                let memory = self.memory.as_ref();
+                attention::attention(self.weights, op, &read, self.batch, memory)?
+            }
             Op::Mlp(op) => mlp::mlp(self.weights, op, &read)?,
             Op::Experts(op) => experts::experts(self.weights, op, &read)?,
         };
@@ -165,7 +203,7 @@ impl Run<'_> {
     }
 
     /// Applies an output's steps; returns the stacked values and which rows are which input's.
-    fn steps<R: Real>(
+    fn steps(
         &self,
         steps: &[Step],
         mut values: Array2<R>,
@@ -186,18 +224,17 @@ impl Run<'_> {
                 Step::Linear(layer) => values = ops::linear(self.weights, layer, &values)?,
                 Step::Activation(activation) => ops::activate(*activation, &mut values),
                 Step::Softcap(cap) => ops::softcap(*cap, values.view_mut()),
+                Step::Scale(factor) => {
+                    let factor = R::from_f64(*factor);
+                    values.mapv_inplace(|value| value * factor);
+                }
             }
         }
         Ok((values, rows))
     }
 
     /// Checks the stream behind `place` and keeps each input's part of it.
-    fn keep<R: Real>(
-        &self,
-        stream: &Array2<R>,
-        place: &str,
-        results: &mut [Outputs<R>],
-    ) -> Result<()> {
+    fn keep(&self, stream: &Array2<R>, place: &str, results: &mut [Outputs<R>]) -> Result<()> {
         self.finite(stream, &format!("the residual stream behind {place}"))?;
         for (result, rows) in results.iter_mut().zip(&self.batch.sequences) {
             result.hidden.push(stream.slice(s![rows.clone(), ..]).to_owned());
@@ -205,7 +242,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn finite<R: Real>(&self, values: &Array2<R>, place: &str) -> Result<()> {
+    fn finite(&self, values: &Array2<R>, place: &str) -> Result<()> {
         let Some(((row, channel), value)) =
             values.indexed_iter().find(|(_, value)| !value.is_finite())
         else {

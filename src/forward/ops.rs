@@ -84,11 +84,14 @@ fn apply<R: Real>(activation: Activation, x: R) -> R {
     let (one, half) = (R::one(), R::from_f64(0.5));
     match activation {
         Activation::GeluErf => half * x * (one + (x * R::from_f64(FRAC_1_SQRT_2)).erf()),
-        Activation::GeluTanh => {
-            // √(2/π) = (2/√π)/√2.
-            let factor = R::from_f64(FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
+        Activation::GeluTanh | Activation::GeluFast => {
+            let factor = match activation {
+                Activation::GeluFast => 0.7978845608,
+                // √(2/π) = (2/√π)/√2.
+                _ => FRAC_2_SQRT_PI * FRAC_1_SQRT_2,
+            };
             let cubic = R::from_f64(0.044715) * x * x * x;
-            half * x * (one + (factor * (x + cubic)).tanh())
+            half * x * (one + (R::from_f64(factor) * (x + cubic)).tanh())
         }
         Activation::Relu => {
             if x < R::zero() {
@@ -115,6 +118,7 @@ mod tests {
         for (activation, at_one) in [
             (Activation::GeluErf, 0.8413447460685429),
             (Activation::GeluTanh, 0.8411919906082768),
+            (Activation::GeluFast, 0.841191990607477),
             (Activation::Relu, 1.0),
             (Activation::Silu, 0.7310585786300049),
             (Activation::Tanh, 0.7615941559557649),

@@ -81,6 +81,12 @@ impl Lens {
         Self::whole(tensor, stored, extent, false)
     }
 
+    /// All `count` matrices `[rows, cols]` of a tensor `[count, rows, cols]`, one below the other.
+    pub fn stack(tensor: impl Into<String>, count: Dim, rows: Dim, cols: Dim) -> Self {
+        let extent = (count.size.saturating_mul(rows.size), cols.size);
+        Self::whole(tensor, vec![count, rows, cols], extent, false)
+    }
+
     fn whole(
         tensor: impl Into<String>,
         stored: Vec<Dim>,
@@ -311,6 +317,15 @@ mod tests {
         let all = Lens::matrix("qkv", Dim::new(8, "4·d"), [Dim::one()]);
         let keys = all.interleaved(1, 1, 4, 2);
         assert_eq!(keys.read(&stored).unwrap(), array![[1.0], [5.0]]);
+    }
+
+    #[test]
+    fn a_stack_has_its_matrices_below_each_other() {
+        let stored = checkpoint("experts", vec![3, 2, 2]);
+        let [count, rows, cols] = [(3, "experts"), (2, "f"), (2, "d")].map(|(n, f)| Dim::new(n, f));
+        let second = Lens::stack("experts", count, rows, cols).slice(3, 1);
+        assert_eq!(second.read(&stored).unwrap(), array![[6.0, 7.0]]);
+        assert_eq!(second.stored_index(0, 1), vec![1, 1, 1]);
     }
 
     #[test]

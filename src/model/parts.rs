@@ -1,11 +1,19 @@
 //! Parts that several families are put together from.
 
+mod bert;
+pub(super) mod decoder;
 mod image;
-
-pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+mod partial_rotary;
+pub(super) mod rotary;
+pub(super) mod windows;
+mod words;
 
 use super::*;
 use crate::checkpoint::Config;
+pub(super) use bert::{BertParts, WordOutput};
+pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
+pub(super) use partial_rotary::PartialRotary;
+pub(super) use words::{check_causal, word_matrix};
 
 impl Dim {
     /// `count` times this dimension, where the field `from` says how many.
@@ -64,11 +72,13 @@ impl Attention {
             kv_heads: heads,
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
+            reads_encoder: false,
             causal: false,
             window: None,
             softcap: None,
             head_norms: None,
             rotary: None,
+            relative: None,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The typed tree that describes a model.
 //!
 //! A model maps token ids (or an image) to outputs through one residual stream of `sizes.hidden`
-//! channels: `embedding`, then `layers`, then for each output its `steps`. Leaves are [`Lens`]es.
-//! Every matrix of a [`Linear`] is `[out, in]`, whatever its layout in the file.
+//! channels: `embedding`, then `layers`, then for each output its `steps`. An encoder–decoder has
+//! a second stream, of its [`Encoder`], which layers read by cross-attention. Leaves are
+//! [`Lens`]es. Every matrix of a [`Linear`] is `[out, in]`, whatever its layout in the file.
 
-use super::Lens;
+use super::{Lens, RelativeBias};
 use std::sync::Arc;
 
 /// A model as its configuration describes it: what is computed from which tensors.
@@ -18,6 +19,8 @@ pub struct Model {
     pub embedding: Embedding,
     /// The layers, each a list of sublayers in the order in which they run.
     pub layers: Vec<Vec<Sublayer>>,
+    /// Encoder–decoder models: the encoder, beside the decoder that the other fields describe.
+    pub encoder: Option<Box<Encoder>>,
     /// What the model returns. Never empty.
     pub outputs: Vec<Output>,
     /// Stored tensors that repeat another one (tied weights stored twice): they must equal it.
@@ -39,7 +42,7 @@ pub struct Sizes {
     pub head_dim: usize,
     /// Neurons of the feed-forward network.
     pub intermediate: usize,
-    /// Number of layers.
+    /// Number of layers; of an encoder–decoder, of the decoder.
     pub layers: usize,
     /// Experts per layer and how many of them a token goes to; `None` without experts.
     pub experts: Option<ExpertCount>,
@@ -54,6 +57,18 @@ pub struct ExpertCount {
     pub all: usize,
     /// How many a token goes to.
     pub active: usize,
+}
+
+/// The first half of an encoder–decoder: it reads a sequence of its own, and what its norm writes
+/// is what cross-attention reads.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// From token ids to the encoder's residual stream, as wide as the decoder's.
+    pub embedding: Embedding,
+    /// Its layers.
+    pub layers: Vec<Vec<Sublayer>>,
+    /// The norm behind the last layer.
+    pub norm: Norm,
 }
 
 /// A tensor that must be equal to another one.
@@ -216,7 +231,7 @@ pub struct Branch {
 /// What a branch computes.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Multi-head self-attention.
+    /// Multi-head attention.
     Attention(Box<Attention>),
     /// Feed-forward network.
     Mlp(Box<Mlp>),
@@ -237,7 +252,7 @@ pub struct Experts {
     pub active: usize,
 }
 
-/// Multi-head self-attention with `heads` query heads; query head `h` reads key/value head
+/// Multi-head attention with `heads` query heads; query head `h` reads key/value head
 /// `h / (heads / kv_heads)`.
 #[derive(Clone, Debug)]
 pub struct Attention {
@@ -257,6 +272,9 @@ pub struct Attention {
     pub head_dim: usize,
     /// Factor on the logits `q·k`, usually `1/sqrt(head_dim)`.
     pub scale: f64,
+    /// Cross-attention: keys and values are made from what the [`Encoder`] returns, not from the
+    /// stream. Then it is not causal and has no window, rotary or relative positions.
+    pub reads_encoder: bool,
     /// Whether position `i` sees only positions `≤ i`.
     pub causal: bool,
     /// Position `i` sees only positions `> i − window`.
@@ -268,6 +286,8 @@ pub struct Attention {
     pub head_norms: Option<Box<HeadNorms>>,
     /// Rotary position embedding of queries and keys.
     pub rotary: Option<Rotary>,
+    /// A number for each head and distance, added to the logits.
+    pub relative: Option<Box<RelativeBias>>,
 }
 
 /// QK-norm: one norm for all query heads, one for all key heads.
@@ -317,6 +337,8 @@ pub enum Activation {
     GeluErf,
     /// `½x(1 + tanh(√(2/π)(x + 0.044715x³)))`.
     GeluTanh,
+    /// [`Activation::GeluTanh`] with √(2/π) written as 0.7978845608 (GPT-NeoX-20B).
+    GeluFast,
     /// `max(x, 0)`.
     Relu,
     /// `x/(1 + e⁻ˣ)`.
@@ -353,4 +375,6 @@ pub enum Step {
     Activation(Activation),
     /// `x` becomes `cap·tanh(x/cap)` (Gemma 2's final logits).
     Softcap(f64),
+    /// Multiply by a number (T5's tied head: `hidden^−½`).
+    Scale(f64),
 }

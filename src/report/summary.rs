@@ -64,6 +64,8 @@ pub enum WitnessSummary {
     Outputs {
         /// Token ids; `null` for an image.
         input_ids: Option<Vec<usize>>,
+        /// What the decoder of an encoder–decoder reads.
+        decoder_input_ids: Option<Vec<usize>>,
         /// Token types, where they are not all 0.
         token_type_ids: Option<Vec<usize>>,
         /// Positions, where they are not 0, 1, 2 …
@@ -110,14 +112,18 @@ impl WitnessSummary {
     pub(super) fn new(witness: &Witness, check: &Check) -> Self {
         match witness {
             Witness::Outputs { probe, output, row, channel, difference, noise } => {
-                let (ids, types, positions) = match &probe.input {
+                let (ids, types, positions, decoder_ids) = match &probe.input {
                     Input::Tokens { ids, types, positions, .. } => {
-                        (Some(ids.clone()), types.clone(), positions.clone())
+                        (Some(ids.clone()), types.clone(), positions.clone(), None)
                     }
-                    Input::Image { .. } => (None, None, None),
+                    Input::Pair { ids, decoder_ids, .. } => {
+                        (Some(ids.clone()), None, None, Some(decoder_ids.clone()))
+                    }
+                    Input::Image { .. } => (None, None, None, None),
                 };
                 WitnessSummary::Outputs {
                     input_ids: ids,
+                    decoder_input_ids: decoder_ids,
                     token_type_ids: types,
                     position_ids: positions,
                     pixels: probe.image_seed.map(|seed| format!("random:{seed}")),
@@ -152,25 +158,25 @@ fn replay(model: &Subject, probe: &Probe) -> String {
     if let Some(config) = &model.config {
         command += &format!(" --config {}", shell_path(config));
     }
-    match &probe.input {
-        Input::Tokens { ids, types, positions, .. } => {
-            let flags = [
-                ("--input-ids", Some(ids)),
-                ("--token-type-ids", types.as_ref()),
-                ("--position-ids", positions.as_ref()),
-            ];
-            for (flag, numbers) in flags {
-                if let Some(numbers) = numbers {
-                    let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
-                    command += &format!(" {flag} \"{}\"", words.join(" "));
-                }
-            }
+    let flags = match &probe.input {
+        Input::Tokens { ids, types, positions, .. } => vec![
+            ("--input-ids", Some(ids)),
+            ("--token-type-ids", types.as_ref()),
+            ("--position-ids", positions.as_ref()),
+        ],
+        Input::Pair { ids, decoder_ids, .. } => {
+            vec![("--input-ids", Some(ids)), ("--decoder-input-ids", Some(decoder_ids))]
         }
-        Input::Image { .. } => {
-            if let Some(seed) = probe.image_seed {
-                command += &format!(" --pixels random:{seed}");
-            }
+        Input::Image { .. } => Vec::new(),
+    };
+    for (flag, numbers) in flags {
+        if let Some(numbers) = numbers {
+            let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
+            command += &format!(" {flag} \"{}\"", words.join(" "));
         }
+    }
+    if let Some(seed) = probe.image_seed {
+        command += &format!(" --pixels random:{seed}");
     }
     command
 }

@@ -13,5 +13,5 @@ pub mod source;
 pub mod target;
 
 pub use mutants::{Editor, Intent, Mutant, Mutated, Pair};
-pub use source::{Architecture, Head, SourceCase, WeightStyle};
+pub use source::{Architecture, SourceCase, WeightStyle};
 pub use target::{FreeParts, TargetCase};

@@ -1,8 +1,9 @@
 //! Random legal targets of an expansion.
 
 use super::random::Draw;
-use super::source::{Architecture, SourceCase};
+use super::source::SourceCase;
 use crate::expand::{Free, NewLayers, Options, Target};
+use crate::model::{Lens, Model, NormKind, Op, Sizes, Step};
 use serde::{Deserialize, Serialize};
 
 /// How the free parts of an expansion are filled.
@@ -33,6 +34,8 @@ pub struct TargetCase {
     pub intermediate: usize,
     /// Layers.
     pub layers: usize,
+    /// Experts, where there are any; as many times more of them are active.
+    pub experts: Option<usize>,
     /// Whether new layers end in fan-outs that cancel, instead of zeros.
     pub cancel: bool,
     /// For each new layer, how many of the source's come before it; an even spread where this is
@@ -45,15 +48,16 @@ pub struct TargetCase {
 }
 
 impl TargetCase {
-    /// The target that changes no size.
-    pub fn unchanged(source: &SourceCase, free: FreeParts, seed: u64) -> TargetCase {
+    /// The target that changes no size of a source of these `sizes`.
+    pub fn unchanged(sizes: &Sizes, free: FreeParts, seed: u64) -> TargetCase {
         TargetCase {
-            hidden: source.hidden,
-            heads: source.heads,
-            kv_heads: source.kv_heads,
-            head_dim: source.head_dim,
-            intermediate: source.intermediate,
-            layers: source.layers,
+            hidden: sizes.hidden,
+            heads: sizes.heads,
+            kv_heads: sizes.kv_heads,
+            head_dim: sizes.head_dim,
+            intermediate: sizes.intermediate,
+            layers: sizes.layers,
+            experts: sizes.experts.map(|count| count.all),
             cancel: false,
             insert_after: None,
             free,
@@ -61,38 +65,42 @@ impl TargetCase {
         }
     }
 
-    /// A random target that can be reached without loss: no size shrinks; Post-LN grows by whole
-    /// factors and keeps its depth; under rotary positions the head size grows by whole factors;
-    /// every query head of the source finds a place beside a copy of its key/value head.
+    /// A random target that can be reached without loss: no size shrinks; where norms of the
+    /// stream allow nothing else, it grows by whole factors, and where they are norms of its sums
+    /// it keeps its depth; heads keep what norms and rotary positions see; every query head of the
+    /// source finds a place beside a copy of its key/value head.
     ///
     /// # Panics
-    /// If the source has no heads or another size of zero, which no legal case has.
+    /// If the source is no legal case.
     pub fn random(source: &SourceCase, rng: &mut impl Draw) -> TargetCase {
+        let limits = Limits::of(source);
+        let sizes = &limits.sizes;
         let free = rng.pick(&[
             FreeParts::Projection,
             FreeParts::Projection,
             FreeParts::Equal,
             FreeParts::Zero,
         ]);
-        let mut target = TargetCase::unchanged(source, free, rng.next_u64() >> 11);
+        let mut target = TargetCase::unchanged(sizes, free, rng.next_u64() >> 11);
         if rng.chance(0.5) {
-            target.intermediate += rng.between(1, 2 * source.intermediate + 1);
+            target.intermediate += rng.between(1, 2 * sizes.intermediate + 1);
         }
-        if source.architecture != Architecture::Bert && rng.chance(0.4) {
+        if !limits.post_norm && rng.chance(0.4) {
             target.layers += rng.between(1, 2);
         }
-        if rng.chance(0.75) {
-            match source.architecture {
-                Architecture::Bert => grow_by_whole_factor(source, &mut target, rng),
-                Architecture::Llama => grow_apart(source, &mut target, rng),
-                _ => grow_together(source, &mut target, rng),
-            }
+        if rng.chance(0.4) {
+            let factor = rng.between(2, 3);
+            target.experts = target.experts.map(|experts| factor * experts);
         }
-        let added = target.layers - source.layers;
+        if rng.chance(0.75) {
+            limits.grow_width(&mut target, rng);
+        }
+        let added = target.layers - sizes.layers;
         if added > 0 {
-            target.cancel = target.has_second_copies(source) && rng.chance(0.6);
+            let can = !limits.norms_behind && target.has_second_copies(sizes);
+            target.cancel = can && rng.chance(0.6);
             if rng.chance(0.5) {
-                let places = (0..added).map(|_| rng.below(source.layers + 1));
+                let places = (0..added).map(|_| rng.below(sizes.layers + 1));
                 target.insert_after = Some(places.collect());
             }
         }
@@ -102,9 +110,11 @@ impl TargetCase {
     /// A target that cannot be reached without loss, and why, for testing refusals.
     ///
     /// # Panics
-    /// If the source has no heads or another size of zero, which no legal case has.
+    /// If the source is no legal case.
     pub fn impossible(source: &SourceCase, rng: &mut impl Draw) -> (TargetCase, &'static str) {
-        let plain = TargetCase::unchanged(source, FreeParts::Projection, 0);
+        let limits = Limits::of(source);
+        let sizes = &limits.sizes;
+        let plain = TargetCase::unchanged(sizes, FreeParts::Projection, 0);
         let mut choices = Vec::new();
         let mut add = |why, change: &dyn Fn(&mut TargetCase)| {
             let mut target = plain.clone();
@@ -113,39 +123,52 @@ impl TargetCase {
         };
         add("fewer neurons than the source", &|t| t.intermediate -= 1);
         add("fewer layers than the source", &|t| t.layers -= 1);
-        match source.architecture {
-            Architecture::Bert => {
-                add("a new layer in a Post-LN model", &|t| t.layers += 1);
-                if source.hidden > 1 {
-                    add("Post-LN at a width that is no multiple", &|t| {
-                        t.head_dim = 1 + source.head_dim;
-                        t.heads = source.heads + usize::from(source.head_dim == 1);
-                        t.heads += usize::from((t.heads * t.head_dim) % source.hidden == 0);
-                        (t.kv_heads, t.hidden) = (t.heads, t.heads * t.head_dim);
-                    });
+        if limits.post_norm {
+            add("a new layer in a Post-LN model", &|t| t.layers += 1);
+        }
+        if limits.width == Width::Multiples && sizes.hidden > 1 {
+            add("a width that is no multiple where norms write the stream", &|t| {
+                t.head_dim = 1 + sizes.head_dim;
+                t.heads = sizes.heads + usize::from(sizes.head_dim == 1);
+                t.heads += usize::from((t.heads * t.head_dim) % sizes.hidden == 0);
+                (t.kv_heads, t.hidden) = (t.heads, t.heads * t.head_dim);
+            });
+        } else if !limits.free_width {
+            add("heads that do not divide the width", &|t| t.hidden += 1);
+        }
+        if limits.free_width && limits.head_dim == HeadDim::Multiples {
+            add("a rotary head size that is no multiple", &|t| {
+                t.head_dim = if sizes.head_dim == 2 { 3 } else { sizes.head_dim + 2 };
+            });
+        }
+        if limits.free_width && limits.head_dim == HeadDim::Same {
+            add("larger heads under norms of queries and keys", &|t| t.head_dim *= 2);
+        }
+        if sizes.experts.is_some_and(|count| count.all > 1) {
+            add("experts that are not multiplied evenly", &|t| {
+                t.experts = t.experts.map(|experts| experts + 1);
+            });
+        }
+        if limits.grouped {
+            let tied = |t: &mut TargetCase, heads, kv_heads| {
+                (t.heads, t.kv_heads) = (heads, kv_heads);
+                if !limits.free_width {
+                    t.hidden = heads * t.head_dim;
                 }
+            };
+            add("query heads that key/value heads do not divide", &|t| {
+                tied(t, 2 * sizes.heads + 1, 2 * sizes.kv_heads);
+            });
+            for (heads, kv_heads) in head_choices(sizes, false) {
+                add("groups in which a query head finds no place", &|t| tied(t, heads, kv_heads));
             }
-            Architecture::Llama => {
-                add("a rotary head size that is no multiple", &|t| {
-                    t.head_dim = if source.head_dim == 2 { 3 } else { source.head_dim + 2 };
-                });
-                add("query heads that key/value heads do not divide", &|t| {
-                    (t.heads, t.kv_heads) = (2 * source.heads + 1, 2 * source.kv_heads);
-                });
-                for (heads, kv_heads) in head_choices(source, false) {
-                    add("groups in which a query head finds no place", &|t| {
-                        (t.heads, t.kv_heads) = (heads, kv_heads);
-                    });
-                }
-            }
-            _ => add("heads that do not divide the width", &|t| t.hidden += 1),
         }
         rng.pick(&choices)
     }
 
     /// Whether every neuron and every channel of every head has a second copy, so that fan-outs can
     /// cancel.
-    fn has_second_copies(&self, source: &SourceCase) -> bool {
+    fn has_second_copies(&self, source: &Sizes) -> bool {
         let places = self.kv_heads / source.kv_heads * (self.heads / self.kv_heads);
         let heads = places / (source.heads / source.kv_heads);
         heads * (self.head_dim / source.head_dim) >= 2
@@ -162,6 +185,7 @@ impl TargetCase {
                 head_dim: Some(self.head_dim),
                 intermediate: Some(self.intermediate),
                 layers: Some(self.layers),
+                experts: None,
             },
             free: match self.free {
                 FreeParts::Projection => Free::Projection,
@@ -176,55 +200,200 @@ impl TargetCase {
     }
 
     /// Whether the width is a whole multiple of the source's.
-    pub fn divides(&self, source: &SourceCase) -> bool {
+    pub fn divides(&self, source: &Sizes) -> bool {
         self.hidden.is_multiple_of(source.hidden)
     }
 }
 
-/// Width is heads times head size: more heads, larger heads, or both.
-fn grow_together(source: &SourceCase, target: &mut TargetCase, rng: &mut impl Draw) {
-    let which = rng.below(3);
-    if which != 1 {
-        target.heads += rng.between(1, 2 * source.heads);
-    }
-    if which != 0 {
-        target.head_dim += rng.between(1, source.head_dim + 1);
-    }
-    target.kv_heads = target.heads;
-    target.hidden = target.heads * target.head_dim;
+/// What growth without loss is possible, read off the description of the source.
+struct Limits {
+    sizes: Sizes,
+    /// Norms write the sums of the stream.
+    post_norm: bool,
+    /// Norms stand behind branches.
+    norms_behind: bool,
+    /// Key/value heads are counted apart from query heads.
+    grouped: bool,
+    /// The width is not heads times head size.
+    free_width: bool,
+    width: Width,
+    head_dim: HeadDim,
 }
 
-/// Post-LN: twice or three times the width, cut into any number of heads that are not smaller.
-fn grow_by_whole_factor(source: &SourceCase, target: &mut TargetCase, rng: &mut impl Draw) {
-    target.hidden = source.hidden * rng.between(2, 3);
-    let fits = |heads: &usize| {
-        target.hidden.is_multiple_of(*heads) && target.hidden / heads >= source.head_dim
-    };
-    let choices: Vec<usize> = (source.heads..=target.hidden).filter(fits).collect();
-    // All of the growth as heads always fits.
-    target.heads = rng.pick(&choices);
-    target.kv_heads = target.heads;
-    target.head_dim = target.hidden / target.heads;
+/// How the stream can grow.
+#[derive(Clone, Copy, PartialEq)]
+enum Width {
+    Any,
+    /// LayerNorms read what norms write.
+    Multiples,
+    /// A tied head behind a norm that stores nothing.
+    Same,
 }
 
-/// Llama: width, heads, key/value heads and head size grow each for itself.
-fn grow_apart(source: &SourceCase, target: &mut TargetCase, rng: &mut impl Draw) {
-    if rng.chance(0.7) {
-        target.hidden += rng.between(1, 2 * source.hidden);
+/// How heads can grow.
+#[derive(Clone, Copy, PartialEq)]
+enum HeadDim {
+    Any,
+    /// Rotary positions turn all channels.
+    Multiples,
+    /// Norms of queries and keys see all channels.
+    Same,
+}
+
+impl Limits {
+    fn of(source: &SourceCase) -> Limits {
+        let legal = source.family().and_then(|family| Ok((family, source.model()?)));
+        let (family, model) = legal.unwrap_or_else(|e| panic!("no legal case: {e}"));
+        let sublayers = || model.layers.iter().flatten();
+        let mut branches = sublayers().flat_map(|sublayer| &sublayer.branches);
+        Limits {
+            post_norm: sublayers().any(|sublayer| sublayer.post_norm.is_some()),
+            norms_behind: branches.any(|branch| branch.post_norm.is_some()),
+            grouped: family.fields.kv_heads.is_some(),
+            free_width: family.fields.head_dim.is_some(),
+            width: Width::of(&model),
+            head_dim: HeadDim::of(&model),
+            sizes: model.sizes,
+        }
     }
-    if rng.chance(0.4) {
-        target.head_dim *= rng.between(2, 3);
+
+    /// Grows width, heads and head size.
+    fn grow_width(&self, target: &mut TargetCase, rng: &mut impl Draw) {
+        match (self.width, self.free_width) {
+            (Width::Multiples, _) => self.grow_by_whole_factor(target, rng),
+            (Width::Any, true) => self.grow_apart(target, rng),
+            (Width::Any, false) => self.grow_together(target, rng),
+            (Width::Same, true) => {
+                self.grow_apart(target, rng);
+                target.hidden = self.sizes.hidden;
+            }
+            (Width::Same, false) => {}
+        }
     }
-    if rng.chance(0.6) {
-        let choices = head_choices(source, true);
-        (target.heads, target.kv_heads) = rng.pick(&choices);
+
+    /// Width is heads times head size: more heads, larger heads, or both.
+    fn grow_together(&self, target: &mut TargetCase, rng: &mut impl Draw) {
+        let which = rng.below(3);
+        if which != 1 || self.head_dim == HeadDim::Same {
+            self.grow_heads(target, rng);
+        }
+        if which != 0 {
+            self.grow_head_dim(target, rng);
+        }
+        target.hidden = target.heads * target.head_dim;
+    }
+
+    /// Width, heads, key/value heads and head size grow each for itself.
+    fn grow_apart(&self, target: &mut TargetCase, rng: &mut impl Draw) {
+        if rng.chance(0.7) {
+            target.hidden += rng.between(1, 2 * self.sizes.hidden);
+        }
+        if rng.chance(0.4) {
+            self.grow_head_dim(target, rng);
+        }
+        if rng.chance(0.6) {
+            self.grow_heads(target, rng);
+        }
+    }
+
+    fn grow_heads(&self, target: &mut TargetCase, rng: &mut impl Draw) {
+        if self.grouped {
+            let choices = head_choices(&self.sizes, true);
+            (target.heads, target.kv_heads) = rng.pick(&choices);
+        } else {
+            target.heads += rng.between(1, 2 * self.sizes.heads);
+            target.kv_heads = target.heads;
+        }
+    }
+
+    fn grow_head_dim(&self, target: &mut TargetCase, rng: &mut impl Draw) {
+        match self.head_dim {
+            HeadDim::Any => target.head_dim += rng.between(1, self.sizes.head_dim + 1),
+            HeadDim::Multiples => target.head_dim *= rng.between(2, 3),
+            HeadDim::Same => {}
+        }
+    }
+
+    /// Twice or three times the width, cut into any number of heads that are not smaller, where
+    /// heads may be larger at all.
+    fn grow_by_whole_factor(&self, target: &mut TargetCase, rng: &mut impl Draw) {
+        let factor = rng.between(2, 3);
+        target.hidden = factor * self.sizes.hidden;
+        let fits = |heads: &usize| {
+            target.hidden.is_multiple_of(*heads) && target.hidden / heads >= self.sizes.head_dim
+        };
+        let all_as_heads = vec![factor * self.sizes.heads];
+        let choices: Vec<usize> = match self.head_dim {
+            HeadDim::Any => (self.sizes.heads..=target.hidden).filter(fits).collect(),
+            HeadDim::Multiples | HeadDim::Same => all_as_heads,
+        };
+        target.heads = rng.pick(&choices);
+        target.kv_heads = target.heads;
+        target.head_dim = target.hidden / target.heads;
+    }
+}
+
+impl Width {
+    fn of(model: &Model) -> Width {
+        let sublayers = || model.layers.iter().flatten();
+        let branches = || sublayers().flat_map(|sublayer| &sublayer.branches);
+        let sums = || sublayers().filter_map(|sublayer| sublayer.post_norm.as_ref());
+        let behind = branches().filter_map(|branch| branch.post_norm.as_ref());
+        let norms_write = model.embedding.norm.iter().chain(sums()).chain(behind).next().is_some();
+        let mut norms_of_steps = model.outputs.iter().flat_map(|output| {
+            output.steps.iter().enumerate().filter_map(|(index, step)| match step {
+                Step::Norm(norm) => Some((&output.steps[..index], norm)),
+                _ => None,
+            })
+        });
+        let reads_stream = |before: &[Step]| {
+            before.iter().all(|s| matches!(s, Step::Position(_) | Step::MeanFrom(_)))
+        };
+        // A norm behind a layer of the head.
+        let inner = norms_of_steps.clone().any(|(before, _)| !reads_stream(before));
+        let layer_norms = branches()
+            .filter_map(|branch| branch.norm.as_ref())
+            .chain(sums())
+            .chain(norms_of_steps.clone().map(|(_, norm)| norm))
+            .any(|norm| norm.kind == NormKind::Layer);
+        // A narrower table stays as it is.
+        let wide = model.embedding.tables.iter().filter(|table| table.projection.is_none());
+        let tables: Vec<&Lens> = wide.map(|table| &table.lens).collect();
+        let tied = model
+            .outputs
+            .iter()
+            .flat_map(|output| &output.steps)
+            .any(|step| matches!(step, Step::Linear(head) if tables.contains(&&head.weight)));
+        let weightless = norms_of_steps.all(|(_, norm)| norm.weight.is_none());
+        match () {
+            _ if tied && weightless => Width::Same,
+            _ if inner || (layer_norms && norms_write) => Width::Multiples,
+            _ => Width::Any,
+        }
+    }
+}
+
+impl HeadDim {
+    fn of(model: &Model) -> HeadDim {
+        let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+        let mut attentions = branches.filter_map(|branch| match &branch.op {
+            Op::Attention(attention) => Some(attention),
+            Op::Mlp(_) | Op::Experts(_) => None,
+        });
+        attentions.next().map_or(HeadDim::Any, |attention| match &attention.rotary {
+            _ if attention.head_norms.is_some() => HeadDim::Same,
+            Some(rotary) if 2 * rotary.frequencies.len() == attention.head_dim => {
+                HeadDim::Multiples
+            }
+            _ => HeadDim::Any,
+        })
     }
 }
 
 /// Query and key/value head counts up to three times the source's for which every query head of
 /// the source finds a place, or for which one finds none: there is a group of `heads/kv_heads`
 /// places for each copy of a key/value head, of which each has at least ⌊kv_heads_T / kv_heads_S⌋.
-fn head_choices(source: &SourceCase, possible: bool) -> Vec<(usize, usize)> {
+fn head_choices(source: &Sizes, possible: bool) -> Vec<(usize, usize)> {
     let group = source.heads / source.kv_heads;
     let mut choices = Vec::new();
     for kv_heads in source.kv_heads..=source.heads.max(2 * source.kv_heads) {

@@ -5,7 +5,7 @@
 use lemon_check::checkpoint::Checkpoint;
 use lemon_check::expand::expand;
 use lemon_check::forward::{Input, Outputs, run_batch};
-use lemon_check::model::{Model, describe};
+use lemon_check::model::{Model, Norm, NormKind, Step, describe};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, Pair, SourceCase, TargetCase};
 
@@ -61,15 +61,32 @@ impl Models {
     /// Whether rounding errors grow without bound: a LayerNorm over channels that are all equal (as
     /// a single one is) divides them by the square root of ε, and free parts read the result.
     pub fn is_steep(&self) -> bool {
-        let case = &self.source_case;
-        case.architecture != Architecture::Llama
-            && (case.hidden == 1 || (case.hidden == 2 && case.eps < 1e-9))
+        let hidden = self.source_model.sizes.hidden;
+        let norms = norms(&self.source_model);
+        let mut layer_norms = norms.iter().filter(|norm| norm.kind == NormKind::Layer);
+        layer_norms.any(|norm| hidden == 1 || (hidden == 2 && norm.eps < 1e-9))
     }
 
     /// Both cases as JSON.
     pub fn replay(&self) -> String {
         replay(&self.source_case, &self.target_case)
     }
+}
+
+/// The norms over the channels of the stream.
+pub fn norms(model: &Model) -> Vec<&Norm> {
+    let sublayers = || model.layers.iter().flatten();
+    let branches = sublayers().flat_map(|s| &s.branches);
+    let steps = model.outputs.iter().flat_map(|o| &o.steps).filter_map(|step| match step {
+        Step::Norm(norm) => Some(norm),
+        _ => None,
+    });
+    branches
+        .flat_map(|b| b.norm.iter().chain(&b.post_norm))
+        .chain(sublayers().flat_map(|s| &s.post_norm))
+        .chain(&model.embedding.norm)
+        .chain(steps)
+        .collect()
 }
 
 fn replay(source: &SourceCase, target: &TargetCase) -> String {

@@ -7,42 +7,34 @@ use ndarray::Array3;
 use serde_json::Value;
 use std::path::Path;
 
-pub const CASES: [&str; 17] = [
-    "bert-mlm",
-    "bert-mlm-relu",
-    "bert-model",
-    "gpt2-base",
-    "gpt2-inner-relu",
-    "gpt2-lm",
-    "gpt2-no-scale",
-    "llama-base",
-    "llama-bias",
-    "llama-gqa",
-    "llama-tied",
-    "llama-untied",
-    "vit-hf",
-    "vit-hf-nobias",
-    "vit-model",
-    "vit-timm",
-    "vit-timm-nobias",
-];
+/// Every golden case: a folder with a `golden.json`.
+pub fn cases() -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap());
+    let models = folders.filter(|folder| folder.path().join("golden.json").exists());
+    let mut names: Vec<String> =
+        models.map(|folder| folder.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 17, "found only {names:?}");
+    names.iter().map(|name| Case::load(name)).collect()
+}
 
 pub struct Case {
-    pub name: &'static str,
+    pub name: String,
     pub checkpoint: Checkpoint,
     pub model: Model,
     pub inputs: Vec<Input>,
 }
 
 impl Case {
-    pub fn load(name: &'static str) -> Case {
+    pub fn load(name: &str) -> Case {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
         let golden: Value = serde_json::from_str(&text).unwrap();
         let checkpoint = Checkpoint::open(&folder, None).unwrap();
         let model = describe(&checkpoint).unwrap();
         let inputs = golden["inputs"].as_array().unwrap().iter().map(input).collect();
-        Case { name, checkpoint, model, inputs }
+        Case { name: name.into(), checkpoint, model, inputs }
     }
 }
 

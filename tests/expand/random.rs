@@ -3,7 +3,7 @@
 use super::compare::difference;
 use lemon_check::checkpoint::Dtype;
 use lemon_check::expand::{Free, NewLayers, Options, Target, expand};
-use lemon_check::model::describe;
+use lemon_check::model::{Sizes, describe};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, inputs};
 
@@ -22,8 +22,9 @@ fn pair(architecture: Architecture, seed: u64) -> (f64, String) {
     let model = describe(&checkpoint).unwrap();
     // One channel has no variance, so that every LayerNorm multiplies by 1/sqrt(ε) what rounding puts
     // off the image of E: free numbers, which let it grow, drown the output after a few norms.
-    let free = if source.hidden == 1 { Free::Equal } else { target.options().free };
-    let new_layers = if source.hidden == 1 { NewLayers::Zero } else { target.options().new_layers };
+    let single = model.sizes.hidden == 1;
+    let free = if single { Free::Equal } else { target.options().free };
+    let new_layers = if single { NewLayers::Zero } else { target.options().new_layers };
     let options = Options { free, new_layers, dtype: Some(Dtype::F64), ..target.options() };
     let expanded = expand(&checkpoint, &model, &options).unwrap_or_else(|e| panic!("{e}\n{shown}"));
     let expanded_model = describe(&expanded).unwrap_or_else(|e| panic!("{e}\n{shown}"));
@@ -45,9 +46,12 @@ fn hundreds_of_random_pairs_of_every_family_are_lossless() {
 fn free_numbers_do_not_drown_a_deep_model() {
     for seed in 0..6 {
         let mut source = SourceCase::random(Architecture::Gpt2, &mut generator(seed));
-        (source.hidden, source.heads, source.kv_heads, source.head_dim) = (8, 2, 2, 4);
-        (source.intermediate, source.layers, source.dtype) = (16, 24, Dtype::F64);
-        source.weights = WeightStyle::Random;
+        let grow = |sizes: &mut Sizes| {
+            (sizes.hidden, sizes.heads, sizes.kv_heads, sizes.head_dim) = (8, 2, 2, 4);
+            (sizes.intermediate, sizes.layers) = (16, 24);
+        };
+        source.resize(grow).unwrap();
+        (source.dtype, source.weights) = (Dtype::F64, WeightStyle::Random);
         let checkpoint = source.build().unwrap();
         let model = describe(&checkpoint).unwrap();
         let (hidden, heads, new_layers) = match seed % 2 {

@@ -20,7 +20,6 @@ independent numpy implementation (bottom of this file), which must agree to 1e-1
 import argparse
 import importlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -32,6 +31,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+sys.dont_write_bytecode = True  # every folder here is a case
+import decoders
+import encoders_and_others
+from numpy_parts import ACTIVATIONS, attention, conv1d, gelu_erf, layer_norm, linear, masks, rms_norm, strip
+
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-12
 
@@ -42,7 +46,9 @@ TOLERANCE = 1e-12
 # ----------------------------------------------------------------------------------------------------
 
 def tokens(length, pad=0, types=False):
-    """A sequence of `length` random token ids. With `pad`, the last `pad` of them are masked out."""
+    """A sequence of `length` random token ids. With `pad`, the last `pad` of them are masked out; other keys
+    that a case may add: `left`, the first so many are; `mask`, a mask is given even if it hides nothing;
+    `inside`, the places of tokens that are the padding token."""
     return {"length": length, "pad": pad, "types": types}
 
 
@@ -136,39 +142,18 @@ TIMM_ARCHITECTURE = "vit_tiny_patch16_224"
 
 def remove_float32():
     """Replace every place in the models used here that goes through float32."""
-    import torch
     import torch.nn.functional as F
-    from transformers.models.llama import modeling_llama
 
-    # 1. Eager attention of Llama, ViT and DeiT: softmax(scores, dtype=torch.float32).
+    # Eager attention of ViT and DeiT: softmax(scores, dtype=torch.float32).
     softmax = F.softmax
 
     def softmax_same_dtype(input, dim=None, _stacklevel=3, dtype=None):
         return softmax(input, dim=dim, dtype=input.dtype)
 
     F.softmax = softmax_same_dtype
-
-    # 2. LlamaRMSNorm computes mean and rsqrt in float32.
-    def rms_norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    modeling_llama.LlamaRMSNorm.forward = rms_norm
-
-    # 3. Rotary embedding: inv_freq, the angles, cos and sin are float32.
-    def inverse_frequencies(config, **_):
-        assert config.rope_parameters["rope_type"] == "default"
-        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-        return 1.0 / (config.rope_parameters["rope_theta"] ** exponent), 1.0
-
-    def rotary(self, x, position_ids):
-        # inv_freq is computed here, not taken from the buffer, which loading may have cast.
-        inv_freq, scaling = inverse_frequencies(self.config)
-        angles = position_ids[..., None].to(torch.float64) * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos() * scaling, angles.sin() * scaling
-
-    modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters = staticmethod(inverse_frequencies)
-    modeling_llama.LlamaRotaryEmbedding.forward = torch.no_grad()(rotary)
+    decoders.remove_float32()
+    encoders_and_others.remove_float32()
+    importlib.import_module("t5").remove_float32()
 
 
 def float64_only():
@@ -199,7 +184,10 @@ def randomize(model, name):
 
     norms, embeddings = set(), set()
     for module_name, module in model.named_modules():
-        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or type(module).__name__ == "LlamaRMSNorm":
+        kind = type(module).__name__
+        # (Gemma's weights are what is added to 1.)
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) or kind == "T5LayerNorm" \
+                or kind.endswith("RMSNorm") and not kind.startswith("Gemma"):
             norms.add(f"{module_name}.weight")
         if isinstance(module, nn.Embedding):
             embeddings.add(f"{module_name}.weight")
@@ -235,9 +223,17 @@ def make_inputs(name, case):
         length, pad = spec["length"], spec["pad"]
         # Padding positions hold random ids too: attending to them would show.
         entry = {"input_ids": rng.integers(3, case["config"]["vocab_size"], length).tolist()}
-        if pad:
-            entry["attention_mask"] = [1] * (length - pad) + [0] * pad
-        if spec["types"]:
+        for place in spec.get("inside", ()):
+            entry["input_ids"][place] = case["config"]["pad_token_id"]
+        left = spec.get("left", 0)
+        if pad or left or spec.get("mask"):
+            entry["attention_mask"] = [0] * left + [1] * (length - pad - left) + [0] * pad
+        if "decoder" in spec:
+            length, pad = spec["decoder"], spec["decoder_pad"]
+            entry["decoder_input_ids"] = rng.integers(0, case["config"]["vocab_size"], length).tolist()
+            if pad:
+                entry["decoder_attention_mask"] = [1] * (length - pad) + [0] * pad
+        if spec.get("types"):
             entry["token_type_ids"] = [i * case["config"]["type_vocab_size"] // length for i in range(length)]
         inputs.append(entry)
     return inputs
@@ -257,7 +253,7 @@ def run(model, entry):
     """The outputs of the model for one input, batch dimension dropped."""
     import torch
 
-    with torch.no_grad(), float64_only():
+    with torch.no_grad(), float64_only(), decoders.float32_means_float64():
         if "pixels" in entry:
             pixels = torch.from_numpy(unpack(entry["pixels"]))[None]
             result = model(pixels)
@@ -277,19 +273,30 @@ def run(model, entry):
     return {n: pack(result[n][0].numpy()) for n in names}
 
 
+def class_of(case):
+    import transformers
+
+    return getattr(transformers, case["cls"], None) or getattr(encoders_and_others, case["cls"])()
+
+
 def build(case, config):
     """A model of the case's class with float64 parameters (values to be overwritten)."""
     import timm
-    import transformers
 
     if "build" in case:
         return case["build"](config).double().eval()
     if case["cls"] == "timm":
         return timm.create_model(case.get("architecture", TIMM_ARCHITECTURE), pretrained=False, **config).double().eval()
-    cls = getattr(transformers, case["cls"])
+    cls = class_of(case)
     config = cls.config_class(**config)
     config._attn_implementation = "eager"
-    return cls(config).double().eval()
+    config._experts_implementation = "eager"
+    model = cls(config).double().eval()
+    if "untie" in case:
+        import torch
+        head = getattr(model, case["untie"])
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return model
 
 
 def save(model, case, folder):
@@ -302,7 +309,7 @@ def save(model, case, folder):
             # model_args is explicit: older timm 1.0.x versions do not record the arguments of create_model.
             save_for_hf(model, scratch, model_args=case["config"], safe_serialization=True)
         else:
-            model.save_pretrained(scratch)
+            model.save_pretrained(scratch, **case.get("save", {}))
         for file in ("config.json", "model.safetensors"):
             shutil.copyfile(Path(scratch, file), folder / file)
 
@@ -311,7 +318,6 @@ def reload(case, folder):
     """Load the folder again with the library itself."""
     import timm
     import torch
-    import transformers
 
     if "build" in case:
         model = build(case, case["config"])
@@ -319,9 +325,9 @@ def reload(case, folder):
         return model
     if case["cls"] == "timm":
         return timm.create_model(f"local-dir:{folder}", pretrained=True, dtype=torch.float64).eval()
-    cls = getattr(transformers, case["cls"])
+    cls = class_of(case)
     model, info = cls.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager",
-                                      output_loading_info=True)
+                                      experts_implementation="eager", output_loading_info=True)
     # (BERT's decoder.bias is tied to predictions.bias and legitimately not in the file.)
     assert not info["unexpected_keys"] and not info["missing_keys"], info
     return model.eval()
@@ -382,70 +388,6 @@ def make(only):
 # Independent recomputation: numpy only, from the files only. Knows nothing of torch.
 # ----------------------------------------------------------------------------------------------------
 
-erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def gelu_erf(x):
-    return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
-
-
-def gelu_tanh(x):
-    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-
-
-ACTIVATIONS = {
-    "gelu": gelu_erf, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh,
-    "relu": lambda x: np.maximum(x, 0.0), "silu": lambda x: x / (1.0 + np.exp(-x)),
-}
-
-
-def layer_norm(x, w, key, eps):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * w[f"{key}.weight"] + w[f"{key}.bias"]
-
-
-def rms_norm(x, weight, eps):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
-
-
-def linear(x, w, key):
-    """torch.nn.Linear: weight is (out, in); the bias is optional."""
-    y = x @ w[f"{key}.weight"].T
-    return y + w[f"{key}.bias"] if f"{key}.bias" in w else y
-
-
-def conv1d(x, w, key):
-    """GPT-2's Conv1D: weight is (in, out)."""
-    return x @ w[f"{key}.weight"] + w[f"{key}.bias"]
-
-
-def attention(q, k, v, heads, kv_heads, scale, allowed, rotate=lambda x: x):
-    """q: (n, heads*d), k and v: (n, kv_heads*d); allowed[i, j]: position i may look at j."""
-    n, d = q.shape[0], q.shape[1] // heads
-    out = np.empty((n, heads, d))
-    for h in range(heads):
-        g = h // (heads // kv_heads)
-        qh = rotate(q[:, h * d:(h + 1) * d])
-        kh = rotate(k[:, g * d:(g + 1) * d])
-        scores = np.where(allowed, qh @ kh.T * scale, -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        out[:, h] = weights @ v[:, g * d:(g + 1) * d]
-    return out.reshape(n, heads * d)
-
-
-def strip(w, prefix):
-    """The weights with `prefix` removed from the names that carry it."""
-    return {k.removeprefix(prefix): v for k, v in w.items()}
-
-
-def masks(entry, causal):
-    n = len(entry["input_ids"])
-    keep = np.array(entry.get("attention_mask", [1] * n), dtype=bool)
-    allowed = np.broadcast_to(keep, (n, n))
-    return allowed & np.tril(np.ones((n, n), dtype=bool)) if causal else allowed
-
-
 def numpy_gpt2(c, w, entry):
     head = any(k.startswith("transformer.") for k in w)
     w = strip(w, "transformer.")
@@ -465,36 +407,9 @@ def numpy_gpt2(c, w, entry):
     return {"logits": x @ w["wte.weight"].T} if head else {"last_hidden_state": x}
 
 
-def numpy_llama(c, w, entry):
-    head = any(k.startswith("model.") for k in w)
-    w = strip(w, "model.")
-    ids, allowed = entry["input_ids"], masks(entry, causal=True)
-    act, eps, d = ACTIVATIONS[c["hidden_act"]], c["rms_norm_eps"], c["head_dim"]
-    assert c["rope_parameters"]["rope_type"] == "default"
-    angles = np.outer(np.arange(len(ids)), c["rope_parameters"]["rope_theta"] ** -(np.arange(0, d, 2) / d))
-    cos, sin = np.cos(angles), np.sin(angles)
-
-    def rotate(x):  # pairs are (j, j + d/2)
-        a, b = x[:, :d // 2], x[:, d // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-    x = w["embed_tokens.weight"][ids]
-    for i in range(c["num_hidden_layers"]):
-        p = f"layers.{i}"
-        y = rms_norm(x, w[f"{p}.input_layernorm.weight"], eps)
-        q, k, v = (linear(y, w, f"{p}.self_attn.{n}_proj") for n in "qkv")
-        a = attention(q, k, v, c["num_attention_heads"], c["num_key_value_heads"], d**-0.5, allowed, rotate)
-        x = x + linear(a, w, f"{p}.self_attn.o_proj")
-        y = rms_norm(x, w[f"{p}.post_attention_layernorm.weight"], eps)
-        y = act(linear(y, w, f"{p}.mlp.gate_proj")) * linear(y, w, f"{p}.mlp.up_proj")
-        x = x + linear(y, w, f"{p}.mlp.down_proj")
-    x = rms_norm(x, w["norm.weight"], eps)
-    if not head:
-        return {"last_hidden_state": x}
-    return {"logits": x @ w["embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"].T}
-
-
 def numpy_bert(c, w, entry):
+    if c["architectures"][0].startswith("mod"):
+        return encoders_and_others.numpy_pre_norm_bert(c, w, entry)
     head = any(k.startswith("cls.") for k in w)
     w = strip(w, "bert.")
     ids, allowed = entry["input_ids"], masks(entry, causal=False)
@@ -527,11 +442,11 @@ def patches(pixels, size):
     return grid.reshape(-1, c * size * size)
 
 
-NUMPY_MODELS = {"gpt2": numpy_gpt2, "llama": numpy_llama, "bert": numpy_bert}
+NUMPY_MODELS = {"gpt2": numpy_gpt2, "bert": numpy_bert}
 
 # More families, in files of their own. They use the parts above, whether this file is run or imported.
 sys.modules["make_goldens"] = sys.modules[__name__]
-for module in ("images", "resnets"):
+for module in ("images", "decoders", "encoders_and_others", "resnets", "t5"):
     module = importlib.import_module(module)
     CASES.update(module.CASES)
     NUMPY_MODELS.update(module.NUMPY_MODELS)

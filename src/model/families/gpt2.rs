@@ -152,6 +152,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             vec![Table::plain(TableIndex::Token, token_table), Table::positions(position_table)],
         ),
         layers: (0..sizes.layers).map(layer).collect(),
+        encoder: None,
         outputs: vec![output],
         aliases,
         buffers: catalog.ending_in(&[".attn.bias", ".attn.masked_bias"]),

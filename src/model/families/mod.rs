@@ -2,9 +2,25 @@
 //! [`Model`], and nothing else.
 
 mod bert;
+mod bert_pre_norm;
 mod deit;
+mod distilbert;
+mod gemma;
+mod gemma2;
 mod gpt2;
+mod gpt_neox;
 mod llama;
+mod mistral;
+mod mixtral;
+mod olmo;
+mod opt;
+mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod roberta;
+mod stablelm;
+mod t5;
 mod vit;
 mod vit_timm;
 
@@ -44,6 +60,19 @@ pub struct Fields {
     pub head_dim: Option<&'static str>,
     /// ε; `None` where it is not stored.
     pub norm_eps: Option<&'static str>,
+}
+
+impl Fields {
+    /// The names that most families have.
+    const USUAL: Fields = Fields {
+        hidden: "hidden_size",
+        heads: "num_attention_heads",
+        intermediate: "intermediate_size",
+        layers: "num_hidden_layers",
+        kv_heads: None,
+        head_dim: None,
+        norm_eps: Some("layer_norm_eps"),
+    };
 }
 
 type Lookup<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
@@ -114,8 +143,33 @@ impl<'a> Catalog<'a> {
 }
 
 /// The families, in the order in which they are tried.
-fn families() -> Vec<&'static Family> {
-    vec![&gpt2::GPT2, &bert::BERT, &llama::LLAMA, &vit::VIT, &vit_timm::VIT_TIMM, &deit::DEIT]
+static FAMILIES: &[&Family] = &[
+    &gpt2::GPT2,
+    &bert::BERT,
+    &llama::LLAMA,
+    &vit::VIT,
+    &vit_timm::VIT_TIMM,
+    &deit::DEIT,
+    &gpt_neox::GPT_NEOX,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &mixtral::MIXTRAL,
+    &phi3::PHI3,
+    &stablelm::STABLELM,
+    &olmo::OLMO,
+    &opt::OPT,
+    &phi::PHI,
+    &roberta::ROBERTA,
+    &distilbert::DISTILBERT,
+    &t5::T5,
+];
+
+/// The families that are implemented.
+pub fn families() -> &'static [&'static Family] {
+    FAMILIES
 }
 
 /// The family that a configuration names: by `model_type`, or by timm's `architecture`.
@@ -130,13 +184,12 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         }
         None => return Err(config.missing("model_type")),
     };
-    let known = families();
     let family = match field {
         "architecture" => "vit_timm",
         _ => name,
     };
-    known.iter().copied().find(|known| known.name == family).ok_or_else(|| {
-        let names: Vec<&str> = known.iter().map(|f| f.name).collect();
+    FAMILIES.iter().copied().find(|known| known.name == family).ok_or_else(|| {
+        let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
         config
             .unsupported(field, format!("the family `{name}` is not implemented"))
             .help(format!("implemented are: {}", names.join(", ")))
@@ -147,11 +200,14 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
 ///
 /// # Errors
 /// If the name is not implemented.
-fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
+pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<Activation> {
     let name = config.word_or(field, default)?;
     Ok(match name {
-        "gelu" => Activation::GeluErf,
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "gelu" | "gelu_python" => Activation::GeluErf,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => {
+            Activation::GeluTanh
+        }
+        "gelu_fast" => Activation::GeluFast,
         "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
         "tanh" => Activation::Tanh,

@@ -89,6 +89,7 @@ impl<'a> Encoder<'a> {
             family,
             embedding,
             layers: (0..self.sizes.layers).map(|i| self.layer(i, activation, biased)).collect(),
+            encoder: None,
             outputs,
             aliases: Vec::new(),
             buffers: self.catalog.ending_in(&["embeddings.mask_token"]),

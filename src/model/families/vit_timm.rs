@@ -59,6 +59,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         family: VIT_TIMM.name,
         embedding: names.embedding(config)?,
         layers: (0..settings.sizes.layers).map(|index| names.layer(index)).collect(),
+        encoder: None,
         outputs: names.outputs(),
         aliases: Vec::new(),
         buffers: Vec::new(),

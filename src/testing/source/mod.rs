@@ -1,73 +1,25 @@
 //! Random source models, small enough to run by the hundred.
 
-mod choose;
-mod config;
-mod names;
+mod draw;
+mod families;
 mod weights;
+
+pub use families::Architecture;
 
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::{Error, Result};
-use crate::model::{Catalog, Model, family_of};
+use crate::model::{Catalog, Family, Model, Sizes, family_of};
+use crate::testing::random::Draw;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The name that in-memory configurations and checkpoints go by in messages.
 const ORIGIN: &str = "generated model";
-/// A larger size than any generated model needs.
+/// A larger number than any generated configuration needs.
 const SIZE_LIMIT: usize = 1 << 18;
 /// More numbers than any generated model needs: a case that asks for more is refused.
 const NUMBERS_LIMIT: usize = 1 << 28;
-
-/// The families that cases are made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Pre-LN decoder, `Conv1D`, fused query, key and value.
-    Gpt2,
-    /// Post-LN encoder.
-    Bert,
-    /// Pre-RMSNorm decoder, rotary, gated, grouped queries.
-    Llama,
-    /// Hugging Face's image encoder.
-    Vit,
-    /// timm's image encoder.
-    VitTimm,
-}
-
-impl Architecture {
-    /// All of them.
-    pub const ALL: [Architecture; 5] = [
-        Architecture::Gpt2,
-        Architecture::Bert,
-        Architecture::Llama,
-        Architecture::Vit,
-        Architecture::VitTimm,
-    ];
-
-    /// The family's name in [`crate::model`].
-    pub fn name(self) -> &'static str {
-        match self {
-            Architecture::Gpt2 => "gpt2",
-            Architecture::Bert => "bert",
-            Architecture::Llama => "llama",
-            Architecture::Vit => "vit",
-            Architecture::VitTimm => "vit_timm",
-        }
-    }
-}
-
-/// What the model returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Head {
-    /// The hidden states alone.
-    Base,
-    /// Hidden states and the pooled first one (BERT, ViT).
-    Pooled,
-    /// Logits of words: causal (GPT-2, Llama) or masked (BERT).
-    Words,
-    /// Logits of classes (ViT, timm).
-    Classes,
-}
 
 /// How weights are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,85 +38,23 @@ pub enum WeightStyle {
     Tiny,
 }
 
-/// Which linear layers have biases, where the family lets the configuration say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Biases {
-    /// Query, key and value alone (ViT, timm).
-    pub qkv: bool,
-    /// All four linear layers of attention (Llama).
-    pub attention: bool,
-    /// The linear layers of the MLP (Llama).
-    pub mlp: bool,
-}
-
-/// The image that a model reads, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageCase {
-    /// Colour channels.
-    pub channels: usize,
-    /// Pixels.
-    pub height: usize,
-    /// Pixels; equal to `height` but for timm.
-    pub width: usize,
-    /// Pixels per side of a patch.
-    pub patch: usize,
-}
-
-/// Everything that reproduces one source model.
+/// Everything that reproduces one source model: equal cases are equal models.
 ///
-/// Settings that a family does not have keep the value that leaves it as it is; so every
-/// case of [`SourceCase::random`] is legal, and equal cases are equal models.
+/// Which tensors there are follows from the configuration and from the few names in `stored`; so a
+/// case knows nothing of its family, and the model's sizes are read off [`SourceCase::model`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceCase {
     /// The family.
     pub architecture: Architecture,
-    /// Channels of the residual stream.
-    pub hidden: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads; equal to `heads` but for Llama.
-    pub kv_heads: usize,
-    /// Channels per head; `hidden / heads` but for Llama.
-    pub head_dim: usize,
-    /// Neurons of the feed-forward network.
-    pub intermediate: usize,
-    /// Layers.
-    pub layers: usize,
-    /// Words, or classes of an image model.
-    pub vocabulary: usize,
-    /// Rows of the position table (Llama: a limit that no tensor shows); image models: 0.
-    pub positions: usize,
-    /// Rows of the token type table (BERT), else 0.
-    pub types: usize,
-    /// What an image model reads.
-    pub image: Option<ImageCase>,
-    /// The activation, by Hugging Face's name.
-    pub activation: String,
-    /// What the model returns.
-    pub head: Head,
-    /// Whether the word head is the token table.
-    pub tied: bool,
-    /// Whether a tied head is stored a second time.
-    pub stored_twice: bool,
-    /// Whether tensor names carry the family's prefix (`transformer.`, `bert.`, `model.`, `vit.`).
-    pub prefixed: bool,
-    /// BERT: whether norms end in `gamma` and `beta`.
-    pub old_norm_names: bool,
-    /// Whether old buffers (masks, rotary frequencies, mask token) are stored.
-    pub buffers: bool,
-    /// Which biases there are.
-    pub biases: Biases,
-    /// GPT-2: logits divided by the square root of the head size.
-    pub scale_by_head: bool,
-    /// GPT-2: logits divided by one plus the layer's index.
-    pub scale_by_layer: bool,
-    /// Base of the rotary frequencies (Llama).
-    pub theta: f64,
-    /// The norms' ε (timm: always 1e-6).
-    pub eps: f64,
+    /// The configuration as the family's library writes it. A `dtype` in it follows that of the
+    /// case.
+    pub config: Map<String, Value>,
+    /// The stored tensors by which a family recognises optional parts: prefixes of names, heads,
+    /// tied tensors that are stored twice.
+    pub stored: BTreeSet<String>,
+    /// Names and shapes of stored tensors that the model does not read (masks, frequencies).
+    pub buffers: BTreeMap<String, Vec<usize>>,
     /// Number format of the weights: `float64`, `float32`, `float16`, `bfloat16`.
     #[serde(with = "dtype_name")]
     pub dtype: Dtype,
@@ -175,9 +65,45 @@ pub struct SourceCase {
 }
 
 impl SourceCase {
+    /// A random legal case of a family, biased to the edges: sizes of one, a single layer or head,
+    /// one key/value head, tiny and large ε, small embeddings, every switch that the family reads.
+    pub fn random(architecture: Architecture, rng: &mut impl Draw) -> SourceCase {
+        let drawn = architecture.draw(rng);
+        let (f64s, f32s) = (Dtype::F64, Dtype::F32);
+        SourceCase {
+            architecture,
+            config: drawn.config,
+            stored: drawn.stored,
+            buffers: drawn.buffers,
+            dtype: rng.pick(&[f64s, f64s, f32s, f32s, Dtype::Bf16, Dtype::F16]),
+            weights: match rng.below(12) {
+                0 | 1 => WeightStyle::SmallEmbeddings,
+                2 => WeightStyle::DefaultInit,
+                3 => WeightStyle::Large,
+                4 => WeightStyle::Tiny,
+                _ => WeightStyle::Random,
+            },
+            seed: rng.next_u64() >> 11,
+        }
+    }
+
     /// The configuration that the family's library writes for this model.
     pub fn config(&self) -> Config {
-        config::config(self)
+        let mut config = Config::new(ORIGIN, self.config.clone());
+        for field in ["dtype", "torch_dtype"] {
+            if config.get(field).is_some() {
+                config.set(field, self.dtype.config_name());
+            }
+        }
+        config
+    }
+
+    /// The family that the configuration names.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn family(&self) -> Result<&'static Family> {
+        family_of(&self.config())
     }
 
     /// The model that the configuration describes, with the tensors that this case stores.
@@ -186,27 +112,25 @@ impl SourceCase {
     /// If the case is not legal for its family.
     pub fn model(&self) -> Result<Model> {
         let config = self.config();
-        let extra: Vec<String> = names::buffers(self).into_iter().map(|(name, _)| name).collect();
-        let optional = names::optional(self);
-        let catalog = Catalog::new(|name| optional.contains(name), |_| Some(self.dtype), &extra);
+        let has = |name: &str| self.stored.contains(name);
+        let catalog = Catalog::new(has, |_| Some(self.dtype), self.buffers.keys());
         (family_of(&config)?.describe)(&config, &catalog)
     }
 
-    /// Every number that makes the model larger, with its field.
-    fn sizes(&self) -> Vec<(&'static str, usize)> {
-        let image = self.image.unwrap_or(ImageCase { channels: 0, height: 0, width: 0, patch: 0 });
-        vec![
-            ("hidden", self.hidden),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("intermediate", self.intermediate),
-            ("layers", self.layers),
-            ("vocabulary", self.vocabulary),
-            ("positions", self.positions),
-            ("types", self.types),
-            ("image", image.channels.max(image.height).max(image.width)),
-        ]
+    /// Changes the sizes in the configuration; a new layer is as the last one.
+    ///
+    /// # Errors
+    /// If the case is not legal for its family. Whether the changed one is, [`SourceCase::model`]
+    /// tells.
+    pub fn resize(&mut self, change: impl FnOnce(&mut Sizes)) -> Result<()> {
+        let mut sizes = self.model()?.sizes;
+        let last = sizes.layers.saturating_sub(1);
+        change(&mut sizes);
+        let layers: Vec<usize> = (0..sizes.layers.min(SIZE_LIMIT)).map(|l| l.min(last)).collect();
+        let mut config = self.config();
+        (family_of(&config)?.configure)(&mut config, &sizes, &layers);
+        self.config = config.json().clone();
+        Ok(())
     }
 
     /// The model with its weights, in memory.
@@ -216,19 +140,30 @@ impl SourceCase {
     /// numbers.
     pub fn build(&self) -> Result<Checkpoint> {
         let advice = "generated models are for tests: make it smaller";
-        if let Some((field, size)) = self.sizes().into_iter().find(|(_, n)| *n > SIZE_LIMIT) {
-            let problem = format!("{size} is more than the {SIZE_LIMIT} that a case may say");
-            return Err(Error::bad_input(problem).field(field).help(advice));
+        for (field, value) in &self.config {
+            if let Some(size) = excessive(value) {
+                let problem = format!("{size} is more than the {SIZE_LIMIT} that a case may say");
+                return Err(Error::bad_input(problem).field(field).help(advice));
+            }
         }
         let model = self.model()?;
         let read = model.lenses().into_iter().map(|l| l.rows().saturating_mul(l.cols()));
-        let unread = names::buffers(self)
-            .into_iter()
-            .map(|(_, shape)| shape.into_iter().fold(1, usize::saturating_mul));
+        let unread =
+            self.buffers.values().map(|shape| shape.iter().copied().fold(1, usize::saturating_mul));
         if read.chain(unread).fold(0usize, usize::saturating_add) > NUMBERS_LIMIT {
             return Err(Error::bad_input("the case asks for more than 2²⁸ weights").help(advice));
         }
         Ok(Checkpoint::in_memory(ORIGIN, self.config(), weights::tensors(self, &model)))
+    }
+}
+
+/// A whole number in `value` that is no size of a generated model.
+fn excessive(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64().filter(|n| *n > SIZE_LIMIT as u64),
+        Value::Array(list) => list.iter().find_map(excessive),
+        Value::Object(fields) => fields.values().find_map(excessive),
+        _ => None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Random weights for every tensor of a model.
 
-use super::{SourceCase, WeightStyle, names};
+use super::{SourceCase, WeightStyle};
 use crate::checkpoint::Tensor;
-use crate::model::{Lens, Linear, Model, Norm, Step};
+use crate::model::{Embedding, Lens, Linear, Model, Norm, Op, Step, Sublayer};
 use crate::testing::random::{Draw, generator};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 enum Role {
     /// A table of embedding rows, or the class token.
     Embedding,
-    /// γ.
-    NormWeight,
+    /// What is stored of γ: all but this offset.
+    NormWeight(f64),
+    /// A factor for each channel of what a branch writes.
+    Scale,
     /// β of a norm, or the bias of a linear layer.
     Bias,
     /// A matrix of a linear layer.
@@ -29,10 +31,12 @@ fn draw(style: WeightStyle, role: Role, fan_in: usize, rng: &mut impl Draw) -> f
     let initial = style == WeightStyle::DefaultInit;
     let normal = rng.normal();
     match role {
-        Role::NormWeight if initial => 1.0,
+        Role::NormWeight(offset) if initial => 1.0 - offset,
+        Role::Scale if initial => 1e-5,
         Role::Bias if initial => 0.0,
         Role::Embedding | Role::Matrix if initial => 0.02 * normal,
-        Role::NormWeight => 1.0 + 0.3 * normal,
+        Role::NormWeight(offset) => 1.0 - offset + 0.3 * normal,
+        Role::Scale => 0.7 + 0.3 * normal,
         Role::Bias => 0.3 * normal,
         Role::Embedding if style == WeightStyle::SmallEmbeddings => 0.02 * normal,
         Role::Embedding => 0.5 * scale * normal,
@@ -87,10 +91,10 @@ pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tens
             tensors.insert(alias.name.clone(), tensor);
         }
     }
-    for (name, shape) in names::buffers(case) {
+    for (name, shape) in &case.buffers {
         let count = shape.iter().product::<usize>();
         let values: Vec<f64> = (0..count).map(|_| rng.uniform()).collect();
-        tensors.insert(name, Tensor::from_values(case.dtype, shape, values));
+        tensors.insert(name.clone(), Tensor::from_values(case.dtype, shape.clone(), values));
     }
     tensors
 }
@@ -98,18 +102,13 @@ pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tens
 /// Every lens with its role, in the order of the computation.
 fn roles(model: &Model) -> Vec<(&Lens, Role)> {
     let mut found = Vec::new();
-    let embedding = &model.embedding;
-    found.extend(embedding.tables.iter().map(|t| (&t.lens, Role::Embedding)));
-    found.extend(embedding.prefix.iter().map(|l| (l, Role::Embedding)));
-    embedding.patch.iter().for_each(|l| linear(l, &mut found));
-    embedding.norm.iter().for_each(|n| norm(n, &mut found));
-    for sublayer in model.layers.iter().flatten() {
-        for branch in &sublayer.branches {
-            branch.norm.iter().for_each(|n| norm(n, &mut found));
-            branch.op.linears().into_iter().for_each(|l| linear(l, &mut found));
-        }
-        sublayer.post_norm.iter().for_each(|n| norm(n, &mut found));
+    if let Some(encoder) = &model.encoder {
+        embedding(&encoder.embedding, &mut found);
+        sublayers(encoder.layers.iter().flatten(), &mut found);
+        norm(&encoder.norm, &mut found);
     }
+    embedding(&model.embedding, &mut found);
+    sublayers(model.layers.iter().flatten(), &mut found);
     for step in model.outputs.iter().flat_map(|o| &o.steps) {
         match step {
             Step::Norm(n) => norm(n, &mut found),
@@ -120,12 +119,39 @@ fn roles(model: &Model) -> Vec<(&Lens, Role)> {
     found
 }
 
+fn embedding<'a>(embedding: &'a Embedding, found: &mut Vec<(&'a Lens, Role)>) {
+    for table in &embedding.tables {
+        found.push((&table.lens, Role::Embedding));
+        table.projection.iter().for_each(|l| linear(l, found));
+    }
+    found.extend(embedding.prefix.iter().map(|l| (l, Role::Embedding)));
+    embedding.patch.iter().for_each(|l| linear(l, found));
+    embedding.norm.iter().for_each(|n| norm(n, found));
+}
+
+fn sublayers<'a>(sublayers: impl Iterator<Item = &'a Sublayer>, found: &mut Vec<(&'a Lens, Role)>) {
+    for sublayer in sublayers {
+        for branch in &sublayer.branches {
+            branch.norm.iter().for_each(|n| norm(n, found));
+            branch.op.linears().into_iter().for_each(|l| linear(l, found));
+            branch.op.norms().into_iter().for_each(|n| norm(n, found));
+            if let Op::Attention(attention) = &branch.op {
+                found.extend(attention.relative.iter().map(|r| (&r.table, Role::Embedding)));
+            }
+            branch.post_norm.iter().for_each(|n| norm(n, found));
+            found.extend(branch.scale.iter().map(|scale| (scale, Role::Scale)));
+        }
+        sublayer.post_norm.iter().for_each(|n| norm(n, found));
+    }
+}
+
 fn linear<'a>(linear: &'a Linear, found: &mut Vec<(&'a Lens, Role)>) {
     found.push((&linear.weight, Role::Matrix));
     found.extend(linear.bias.iter().map(|bias| (bias, Role::Bias)));
 }
 
 fn norm<'a>(norm: &'a Norm, found: &mut Vec<(&'a Lens, Role)>) {
-    found.extend(norm.weight.iter().map(|weight| (weight, Role::NormWeight)));
+    let weight = norm.weight.iter().map(|weight| (weight, Role::NormWeight(norm.offset)));
+    found.extend(weight);
     found.extend(norm.bias.iter().map(|bias| (bias, Role::Bias)));
 }

@@ -1,0 +1,239 @@
+//! Mixtures of experts.
+//!
+//! Let every expert of the source have m copies, whose router rows are its own, and let m times as
+//! many be active. Copies have one logit, so the active ones are all copies of what the source
+//! sends a token to, and the softmax gives each an m-th of the expert's share. So if what the copies
+//! write, averaged, is what the expert writes, the mixture is equal. The average is one network: the
+//! copies' neurons side by side, fan-outs and biases divided by m.
+//!
+//! Experts that the router cannot tell apart are chosen by their place: they correspond one by one
+//! where there is one copy of each, and all must be equal where there are more.
+
+use super::agreement::Agreement;
+use super::blame::{Accused, Verdict};
+use super::bounded::{Bounded, Stored};
+use super::channels::{Keys, Writes, equations};
+use super::cluster::{Items, Member, Sameness, Strategy, cluster};
+use super::explain::{Blame, constant_ratio, row_fault};
+use super::fields::active;
+use super::map::{Entry, Map};
+use super::ops::mlp_writes;
+use super::reader::Reader;
+use super::squares::{Ledger, Residual};
+use super::sublayer::{Network, told};
+use super::suspect::Case;
+use crate::error::Result;
+use crate::model::{Experts, Mlp, Op};
+use ndarray::{Axis, concatenate};
+
+const ROUTER: &str = "the router must treat every copy of an expert like the source's expert";
+
+/// Source experts and the expanded ones that must do, on average, what each of them does.
+type Matches = Vec<(usize, Vec<usize>)>;
+
+/// Two mixtures that are held against each other.
+pub(super) struct Mixtures<'a> {
+    pub readers: (&'a Reader<'a>, &'a Reader<'a>),
+    pub ops: (&'a Experts, &'a Experts),
+    pub map: &'a Map,
+    pub modulo_one: bool,
+    pub place: &'a str,
+}
+
+impl Network<'_> {
+    /// Holds one mixture against the other.
+    pub(super) fn experts(&self, mixtures: &Mixtures, ledger: &mut Ledger) -> Result<()> {
+        let (s, t) = mixtures.ops;
+        let (few, many) = (s.experts.len(), t.experts.len());
+        let copies = many / few;
+        if copies == 0 || !many.is_multiple_of(few) {
+            let reason = format!("{few} experts cannot be copied evenly to {many}");
+            ledger.unknown(mixtures.place, reason);
+            return Ok(());
+        }
+        active(s, t, copies, mixtures.place, ledger);
+        let Some(classes) = mixtures.router(copies, ledger)? else { return Ok(()) };
+        for (sources, expanded) in classes {
+            match mixtures.matches(&sources, &expanded)? {
+                Some(matches) => {
+                    for (of, members) in matches {
+                        mixtures.expert(of, &members, ledger)?;
+                    }
+                }
+                None => {
+                    let reason = format!(
+                        "the router cannot tell the source's experts {sources:?} apart, and they \
+                         are not equal"
+                    );
+                    ledger.unknown(mixtures.place, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Mixtures<'_> {
+    /// The router's equations; experts of both models by the router's row.
+    fn router(
+        &self,
+        copies: usize,
+        ledger: &mut Ledger,
+    ) -> Result<Option<Vec<(Vec<usize>, Vec<usize>)>>> {
+        let (s, t) = (&self.ops.0.router, &self.ops.1.router);
+        let rows = (self.readers.0.fold(s)?.joined(), self.readers.1.fold(t)?.joined());
+        let mut agreement = Agreement::new(self.readers.1.shared);
+        let [few, many] = cluster(
+            &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
+            Sameness::Equal,
+            Strategy::ALL[0],
+            &mut agreement,
+        );
+        let mut classes = vec![(Vec::new(), Vec::new()); rows.0.rows() + rows.1.rows()];
+        let group = |member: &Member| member.map_or(usize::MAX, |(group, _)| group);
+        few.iter().enumerate().for_each(|(i, member)| classes[group(member)].0.push(i));
+        many.iter().enumerate().for_each(|(i, member)| classes[group(member)].1.push(i));
+        classes.retain(|(few, many)| !few.is_empty() || !many.is_empty());
+        let uneven = classes.iter().find(|(few, many)| many.len() != copies * few.len());
+        let Some((few, many)) = uneven else {
+            for residual in [&agreement.weight, &agreement.bias] {
+                if residual.holds() {
+                    ledger.hold(residual);
+                } else {
+                    ledger.fail(told((ROUTER, self.router_scale(residual)), self.place));
+                }
+            }
+            return Ok(Some(classes));
+        };
+        let stranger = classes.iter().find(|(few, _)| few.is_empty());
+        let row = stranger.map_or(many, |(_, many)| many).first().copied().unwrap_or(0);
+        let of = row % rows.0.rows();
+        let pair = (rows.0.slice(of, 1), rows.1.slice(row, 1));
+        match row_fault(self.readers, (s, t), (&pair.0, &pair.1), row) {
+            Some(blame) => ledger.fail(told((ROUTER, blame), self.place)),
+            None => {
+                let mut residual = Residual::new(0.0);
+                let (expected, got) = (copies * few.len(), many.len());
+                residual.add_entry((row, 0), got as f64, expected as f64, f64::MIN_POSITIVE);
+                let cause = format!("expert {row} has {got} copies, where others have {expected}");
+                let cause = Some(cause);
+                let (tensor, source_tensor) = (&t.weight, &s.weight);
+                let blame = Blame { tensor, source_tensor, at: (row, 0), residual, cause };
+                ledger.fail(told((ROUTER, blame), self.place));
+            }
+        }
+        Ok(None)
+    }
+
+    fn router_scale(&self, residual: &Residual) -> Blame<'_> {
+        Blame {
+            tensor: &self.ops.1.router.weight,
+            source_tensor: &self.ops.0.router.weight,
+            at: (residual.worst.0, 0),
+            residual: residual.clone(),
+            cause: constant_ratio(residual, &[]),
+        }
+    }
+
+    /// Which expanded experts stand for which of the source's, within one class of the router.
+    /// `None` if that depends on how ties are broken.
+    fn matches(&self, sources: &[usize], expanded: &[usize]) -> Result<Option<Matches>> {
+        if sources.len() == 1 {
+            return Ok(Some(vec![(sources[0], expanded.to_vec())]));
+        }
+        if sources.len() == expanded.len() {
+            let one = |(s, t): (&usize, &usize)| (*s, vec![*t]);
+            return Ok(Some(sources.iter().zip(expanded).map(one).collect()));
+        }
+        // Which of them are chosen cannot matter if all are equal.
+        let first = mlp_writes(self.readers.0, &self.ops.0.experts[sources[0]])?;
+        let same = (0..self.map.source).map(|of| Entry::Copy { of, sign: 1.0 }).collect();
+        let same = Map { source: self.map.source, entries: same, scale: 1.0, scale_error: 0.0 };
+        for other in &sources[1..] {
+            let other = mlp_writes(self.readers.0, &self.ops.0.experts[*other])?;
+            if !equations(Some(&first), Some(&other), &same, self.modulo_one, 0.0).hold() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(expanded.iter().map(|t| (sources[0], vec![*t])).collect()))
+    }
+
+    /// What one expert writes, and its copies on average.
+    fn expert(&self, of: usize, members: &[usize], ledger: &mut Ledger) -> Result<()> {
+        let source = mlp_writes(self.readers.0, &self.ops.0.experts[of])?;
+        let copies = members
+            .iter()
+            .map(|t| mlp_writes(self.readers.1, &self.ops.1.experts[*t]))
+            .collect::<Result<Vec<Writes>>>()?;
+        let hold = |writes: &Writes| {
+            let shared = self.readers.1.shared;
+            equations(Some(&source), Some(writes), self.map, self.modulo_one, shared)
+        };
+        let found = hold(&average(&copies));
+        if found.hold() {
+            found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
+            return Ok(());
+        }
+        // One copy that is wrong by itself, if there is one.
+        for (member, writes) in members.iter().zip(&copies) {
+            let found = hold(writes);
+            if found.hold() {
+                continue;
+            }
+            let op = |mlp: &Mlp| Op::Mlp(Box::new(mlp.clone()));
+            let ops = (op(&self.ops.0.experts[of]), op(&self.ops.1.experts[*member]));
+            let halves = (Some((self.readers.0, &ops.0)), Some((self.readers.1, &ops.1)));
+            let case = Case { halves, map: self.map, modulo_one: self.modulo_one };
+            let accused = Accused {
+                readers: self.readers,
+                ops: (&ops.0, &ops.1),
+                writes: (&source, writes),
+                case,
+            };
+            let verdict: Verdict = accused.blame(&found)?;
+            ledger.fail(told(verdict, &format!("{} expert {member}", self.place)));
+            return Ok(());
+        }
+        ledger
+            .unknown(self.place, format!("the copies of expert {of} are equal, but not together"));
+        Ok(())
+    }
+}
+
+/// Networks side by side, what they write divided by their number.
+fn average(copies: &[Writes]) -> Writes {
+    let share = 1.0 / copies.len() as f64;
+    let rows: Vec<Bounded> = copies
+        .iter()
+        .filter_map(|writes| match &writes.keys {
+            Keys::Rows(rows) => Some(rows.clone()),
+            Keys::Patterns(..) => None,
+        })
+        .collect();
+    let linear: Vec<&(Bounded, Vec<usize>)> =
+        copies.iter().filter_map(|writes| writes.linear.as_ref()).collect();
+    let linear = (!linear.is_empty()).then(|| {
+        let rows: Vec<Bounded> = linear.iter().map(|(rows, _)| rows.clone()).collect();
+        let rows = Bounded::stacked(&rows);
+        let own = (0..rows.rows()).collect();
+        (rows, own)
+    });
+    let views: Vec<_> = copies.iter().map(|writes| writes.fan_out.value.view()).collect();
+    let joined = concatenate(Axis(1), &views).expect("experts write to one stream");
+    let largest = |part: fn(&Stored) -> f64| {
+        copies.iter().map(|writes| part(&writes.fan_out)).fold(0.0, f64::max)
+    };
+    let bias = copies[1..].iter().fold(copies[0].bias.clone(), |sum, w| sum.plus(&w.bias));
+    Writes {
+        keys: Keys::Rows(Bounded::stacked(&rows)),
+        homogeneous: copies[0].homogeneous,
+        linear,
+        fan_out: Stored {
+            value: joined * share,
+            unit: largest(|stored| stored.unit),
+            floor: largest(|stored| stored.floor) * share,
+        },
+        scale: None,
+        bias: bias.times(share),
+    }
+}

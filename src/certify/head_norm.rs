@@ -1,0 +1,167 @@
+//! Norms of queries and keys (QK-norm): what a head's rows are behind them.
+//!
+//! A head's queries `q = R x` become `γ ∘ q/sqrt(|q|²/d + ε) + β` (a LayerNorm removes the mean of
+//! the rows of R first). Divided by their size `n = sqrt(Σ R²/d)`, the rows say the same with
+//! `ε/n²` for ε. So two heads are equal if the rows so divided, times γ, beside β, have one
+//! pattern; if `Σ_i R_i R_iᵀ/(d n²)`, which decides the mean square for every x, is one; and if
+//! `ε/n²` is. The last is booked as a condition on ε. The mean square is held group by group: rows
+//! that are multiples of one another, whose squares must have the same sum.
+
+use super::agreement::Agreement;
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::cluster::{Items, Member, Sameness, Strategy, cluster};
+use super::side::{Side, unit};
+use crate::checkpoint::Dtype;
+use crate::error::Result;
+use crate::model::{Norm, NormKind};
+
+/// What a head's norm divides by.
+pub(super) struct Denominator {
+    /// The head's rows divided by their size, `[head_dim, n]`.
+    rows: Bounded,
+    /// The size of the rows, squared; zero if all are.
+    size_squared: f64,
+    /// Its relative error.
+    error: f64,
+    /// The norm's ε.
+    eps: f64,
+    /// The precision in which ε is added, relative to it.
+    eps_unit: f64,
+    /// Whether the rows are too small to be told from rounding, so that nothing is known.
+    blurred: bool,
+}
+
+/// An ε that does not fit the rows of a head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadEpsilon {
+    /// 0 for queries, 1 for keys.
+    pub which: usize,
+    pub expected: f64,
+    pub got: f64,
+    /// The difference in units of its bound.
+    pub units: f64,
+}
+
+/// Units of rounding, relative to a head's size, above which its rows are blurred.
+const BLURRED: f64 = 64.0;
+
+/// The heads of a projection behind their norm: rows `[heads·head_dim, n]`, and what each head's
+/// norm divides by. `rows` `[heads·head_dim, n]` hold the weights and the bias; a LayerNorm adds a
+/// column for β. `weight_unit` is the unit of rounding of what the rows are made of.
+pub(super) fn behind_norm(
+    side: &Side,
+    norm: &Norm,
+    rows: &Bounded,
+    head_dim: usize,
+    weight_unit: f64,
+) -> Result<(Bounded, Vec<Denominator>)> {
+    let gamma = side.gamma(norm, head_dim)?;
+    let beta = match (&norm.bias, norm.kind) {
+        (Some(bias), _) => Some(side.read(bias)?),
+        (None, NormKind::Layer) => Some(Bounded::zeros(head_dim, 1)),
+        (None, NormKind::Rms) => None,
+    };
+    let (mut heads, mut denominators) = (Vec::new(), Vec::new());
+    for first in (0..rows.rows()).step_by(head_dim) {
+        let mut head = rows.slice(first, head_dim);
+        if norm.kind == NormKind::Layer {
+            head = head.centre_columns();
+        }
+        let eps_unit = unit(Dtype::F32).min(side.unit_of_gamma(norm));
+        let denominator = Denominator::of(head, norm.eps, eps_unit, weight_unit);
+        let mut behind = denominator.rows.clone().times_rows(&gamma);
+        if let Some(beta) = &beta {
+            behind = behind.beside(beta);
+        }
+        denominators.push(denominator);
+        heads.push(behind);
+    }
+    Ok((Bounded::stacked(&heads), denominators))
+}
+
+impl Denominator {
+    fn of(mut rows: Bounded, eps: f64, eps_unit: f64, weight_unit: f64) -> Self {
+        let channels = rows.rows() as f64;
+        let square: f64 = rows.value.iter().map(|v| v * v).sum();
+        let noise: f64 = rows.variance.sum();
+        let along: f64 = rows.value.iter().zip(&rows.variance).map(|(v, b)| v * v * b).sum();
+        let blurred = square > 0.0 && noise > (BLURRED * weight_unit).powi(2) * square;
+        // Of Σ R², relative; that of the size is half of it.
+        let error = if square > 0.0 { 2.0 * along.sqrt() / square } else { 0.0 };
+        if square > 0.0 {
+            let size = (square / channels).sqrt();
+            rows = rows.times(1.0 / size);
+            let shared = error / 2.0;
+            let spread = rows.value.mapv(|v| (v * shared) * (v * shared));
+            rows.variance += &spread;
+        }
+        let size_squared = square / channels;
+        Denominator { rows, size_squared, error, eps, eps_unit, blurred }
+    }
+
+    /// Whether the mean square of `self` is that of `other` for every input.
+    pub fn equals(&self, other: &Denominator) -> bool {
+        if self.blurred || other.blurred {
+            return false;
+        }
+        if self.size_squared == 0.0 || other.size_squared == 0.0 {
+            return self.size_squared == other.size_squared;
+        }
+        let (mine, theirs) = (self.distinct(), other.distinct());
+        let mut agreement = Agreement::new(self.error + other.error);
+        let groups = cluster(
+            &[Some(items(&other.rows, theirs)), Some(items(&self.rows, mine))],
+            Sameness::Multiple,
+            Strategy::ALL[0],
+            &mut agreement,
+        );
+        let sums = [
+            squares(&groups[0], other.rows.rows() as f64),
+            squares(&groups[1], self.rows.rows() as f64),
+        ];
+        let count = sums[0].len().max(sums[1].len());
+        let at = |side: usize, group: usize| sums[side].get(group).copied().unwrap_or((0.0, 0.0));
+        let equal = |group: usize| {
+            let ((a, b), (c, d)) = (at(0, group), at(1, group));
+            let shared = 2.0 * (self.error + other.error) * a.max(c);
+            (a - c).abs() <= UNITS * (b + d).sqrt() + shared + 1e-13 * a.max(c)
+        };
+        agreement.holds() && (0..count).all(equal)
+    }
+
+    /// The rows that are not zero within their rounding.
+    fn distinct(&self) -> Vec<usize> {
+        (0..self.rows.rows()).filter(|row| !self.rows.row(*row).is_zero(UNITS)).collect()
+    }
+
+    /// The ε that the rows of `self` demand, given `other`'s rows and ε, if it is not `self`'s.
+    pub fn epsilon(&self, other: &Denominator, which: usize) -> Option<HeadEpsilon> {
+        if self.size_squared == 0.0 || other.size_squared == 0.0 {
+            return None;
+        }
+        let ratio = self.size_squared / other.size_squared;
+        let error = self.error.hypot(other.error);
+        // Rows that were copied have one size, whatever the order in which it was summed.
+        let ratio = if (ratio - 1.0).abs() <= UNITS * error { 1.0 } else { ratio };
+        let (expected, got) = (ratio * other.eps, self.eps);
+        let units = (got - expected).abs() / (expected * (self.eps_unit + error));
+        (units > UNITS).then_some(HeadEpsilon { which, expected, got, units })
+    }
+}
+
+fn items(rows: &Bounded, of: Vec<usize>) -> Items<'_> {
+    let keys = vec![0; of.len()];
+    Items { rows, of, keys }
+}
+
+/// For each group the sum of its members' squared factors, over the head's channels, with the
+/// square of its bound.
+fn squares(members: &[Member], channels: f64) -> Vec<(f64, f64)> {
+    let count = members.iter().flatten().map(|(group, _)| group + 1).max().unwrap_or(0);
+    let mut sums = vec![(0.0, 0.0); count];
+    for (group, Ratio { factor, error }) in members.iter().flatten() {
+        sums[*group].0 += factor * factor / channels;
+        sums[*group].1 += (2.0 * factor * error / channels).powi(2);
+    }
+    sums
+}

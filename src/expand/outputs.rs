@@ -1,0 +1,109 @@
+//! Outputs: from the stream to what the model returns.
+//!
+//! An untied head's columns are split over what it reads, as those of every linear layer are. A
+//! tied head *is* the token table, whose rows are k copies times a scale: it would return h times
+//! the logits. The norm in front of it divides γ and β by h (LEMON, section 4.3).
+
+use super::embedding::table_map;
+use super::linear::Duty;
+use super::maps::Map;
+use super::norm;
+use super::plan::{Job, Ports, linear_jobs};
+use super::stream::Stream;
+use crate::error::{Error, Result};
+use crate::model::{Embedding, Linear, Model, Output, Step, Table};
+use std::sync::Arc;
+
+/// Expands the steps of an output.
+///
+/// # Errors
+/// If a step cannot be expanded losslessly, or a tied head cannot be made up for.
+pub(super) fn jobs(
+    (source, expanded): (&Model, &Model),
+    (from, to): (&Output, &Output),
+    stream: &Stream,
+) -> Result<Vec<Job>> {
+    let embeddings = (&source.embedding, &expanded.embedding);
+    let mut jobs = Vec::new();
+    let mut read = stream.map.clone();
+    for (index, steps) in from.steps.iter().zip(&to.steps).enumerate() {
+        match steps {
+            (Step::Position(_), Step::Position(_)) | (Step::MeanFrom(_), Step::MeanFrom(_)) => {}
+            (Step::Activation(_), Step::Activation(_)) | (Step::Softcap(_), Step::Softcap(_))
+                if read.commutes_with_activations() => {}
+            (Step::Norm(from_norm), Step::Norm(to_norm)) => {
+                let head = tied_behind(embeddings, &from.steps[index + 1..]);
+                let divisor = head.map_or(1.0, |tables| {
+                    growth(&table_map(tables, stream), &Map::zero(read.sources(), read.len()))
+                });
+                let (made, written) = norm::jobs(from_norm, to_norm, &read, 1.0 / divisor)?;
+                jobs.extend(made);
+                read = written;
+            }
+            (Step::Linear(from_linear), Step::Linear(to_linear)) => {
+                let rows = (from_linear.weight.rows(), to_linear.weight.rows());
+                let write = Arc::new(Map::circular(rows.0, rows.1));
+                let ports = Ports { read: read.clone(), write: write.clone() };
+                let mut layer = linear_jobs(from_linear, to_linear, &ports, Duty::Same);
+                if let Some(tables) = tied(embeddings, from_linear) {
+                    check_growth(&table_map(tables, stream), &read, from_linear)?;
+                    layer.remove(0);
+                }
+                jobs.extend(layer);
+                read = write;
+            }
+            _ => {
+                let problem = format!("no rule expands step {index} of the output `{}`", from.name);
+                return Err(Error::unsupported(problem));
+            }
+        }
+    }
+    if from.fixed && *read != Map::identity(read.sources()) {
+        let problem = format!("the output `{}` would change its size", from.name);
+        return Err(Error::unsupported(problem));
+    }
+    Ok(jobs)
+}
+
+/// The table that a head is, in both models.
+fn tied<'a>(
+    (source, expanded): (&'a Embedding, &'a Embedding),
+    head: &Linear,
+) -> Option<(&'a Table, &'a Table)> {
+    let mut tables = source.tables.iter().zip(&expanded.tables);
+    tables.find(|(table, _)| table.lens.name() == head.weight.name())
+}
+
+/// The table that the next step of weight is, if it is a tied head.
+fn tied_behind<'a>(
+    embeddings: (&'a Embedding, &'a Embedding),
+    steps: &[Step],
+) -> Option<(&'a Table, &'a Table)> {
+    let next = steps.iter().find(|s| !matches!(s, Step::Position(_) | Step::MeanFrom(_)));
+    if let Some(Step::Linear(head)) = next { tied(embeddings, head) } else { None }
+}
+
+/// By how much a head whose rows are `table`'s image grows the logits, if it reads `read`: the copies
+/// of a channel that it reads, times both scales.
+fn growth(table: &Map, read: &Map) -> f64 {
+    let pairs = table.entries().iter().zip(read.entries());
+    let first = pairs.filter(|pair| pair.1 == &super::maps::Entry::Copy(0)).count();
+    first as f64 * table.scale() * read.scale()
+}
+
+fn check_growth(table: &Map, read: &Map, head: &Linear) -> Result<()> {
+    let growth = growth(table, read);
+    if (growth - 1.0).abs() <= 1e-14 {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the head is the token table, which would multiply the logits by {growth}, and no weight of \
+         a norm in front of it can make up for that"
+    ))
+    .tensor(head.weight.name())
+    .help(format!(
+        "keep the hidden size of {} and grow heads, neurons or layers, or untie the head first: \
+         store a copy of the table as its weight and set `tie_word_embeddings` to false",
+        table.sources()
+    )))
+}
