@@ -1,10 +1,12 @@
 //! Residual convolutional networks: expansions are proven and agree, mistakes are caught.
 
 use lemon_check::certify::{Certificate, certify_convnets};
+use lemon_check::check::{Verdict, check};
 use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, Tensor, save};
 use lemon_check::expand::{ConvTarget, Free, Options, expand_convnet};
 use lemon_check::forward::{Weights, run_convnet};
 use lemon_check::model::convolutional::describe_convnet;
+use lemon_check::report::{Demands, Report};
 use ndarray::{Array1, Array3};
 use std::path::{Path, PathBuf};
 
@@ -267,4 +269,38 @@ fn smaller_sizes_and_new_projections_are_refused() {
     assert!(refused("resnet-strided", stem(5)).contains("smaller than the source's 6"));
     assert!(refused("resnet-strided", stages(vec![8])).contains("each of the 2 stages"));
     assert!(refused("resnet-basic", stem(7)).contains("keep embedding_size equal"));
+}
+
+#[test]
+fn a_check_gives_the_verdict_and_an_image_that_shows_a_difference() {
+    let judge = |(source, expanded): (Checkpoint, Checkpoint)| {
+        let check = check(&source, &expanded, &|_, _| ()).unwrap();
+        Report::new(check, Demands::default(), 0.0)
+    };
+    let right = judge(expand("resnet-bottleneck", &Options::default()));
+    assert_eq!(right.verdict, Verdict::Lossless);
+    assert!(right.effect.as_ref().unwrap().relative < 1e-12);
+    assert!(right.text().contains("resnet: 29 channels, 7 inside a block, 6 blocks"));
+
+    let wrong = judge(spoiled("resnet-bottleneck", "classifier.1.bias", |values| values[1] += 1.0));
+    assert_eq!(wrong.verdict, Verdict::NotLossless);
+    assert_eq!(wrong.failures[0].tensor, "classifier.1.bias");
+    assert!(wrong.text().contains("--pixels random:0"), "{}", wrong.text());
+
+    let block = "resnet.encoder.stages.0.layers.2.layer.2.normalization.bias";
+    let grown = judge(spoiled("resnet-bottleneck", block, |values| values[1] = 5.0));
+    assert_eq!(grown.verdict, Verdict::NotLossless, "{}", grown.text());
+    assert!(grown.witness.is_some());
+}
+
+#[test]
+fn pairs_that_cannot_be_source_and_expansion_are_refused() {
+    let refused = |source: &Checkpoint, expanded: &Checkpoint| {
+        check(source, expanded, &|_, _| ()).map(|_| ()).unwrap_err().to_string()
+    };
+    let (source, expanded) = expand("resnet-bottleneck", &Options::default());
+    assert!(refused(&expanded, &source).contains("swapped"));
+    assert!(refused(&source, &load("vit-hf")).contains("held against"));
+    assert!(refused(&load("vit-hf"), &source).contains("held against"));
+    assert!(refused(&source, &load("resnet-strided")).contains("1 colours"));
 }
