@@ -30,6 +30,7 @@ mod branch_norm;
 mod certificate;
 mod channels;
 mod cluster;
+mod convolutional;
 mod discover;
 mod experts;
 mod explain;
@@ -51,6 +52,7 @@ mod suspect;
 mod words;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
+pub use convolutional::certify_convnets;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;

@@ -6,6 +6,7 @@
 //! necessary. A sample of inputs never makes a verdict *lossless*.
 
 mod compatible;
+mod convolutional;
 mod decide;
 mod eps;
 mod image_map;
@@ -13,6 +14,7 @@ mod probes;
 mod sample;
 mod witness;
 
+pub use convolutional::CONVNET_PIXELS;
 pub use decide::{Detail, Evidence, Verdict};
 pub use eps::EpsLimit;
 pub use probes::{Probe, random_image};
@@ -21,6 +23,7 @@ pub use witness::{Effect, Witness};
 use crate::certify::{self, Certificate, Unknown};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::model::convolutional::is_convolutional;
 use crate::model::{self, Model, Sizes};
 use std::path::PathBuf;
 
@@ -77,6 +80,15 @@ pub struct Subject {
 
 impl Subject {
     fn new(checkpoint: &Checkpoint, model: &Model) -> Self {
+        Subject::of(checkpoint, model.family.name, model.sizes.clone(), model.buffers.clone())
+    }
+
+    fn of(
+        checkpoint: &Checkpoint,
+        family: &'static str,
+        sizes: Sizes,
+        buffers: Vec<String>,
+    ) -> Self {
         let floats = checkpoint.tensors().values().filter_map(|t| Some((t.dtype?, t)));
         let mut dtypes: Vec<_> = floats.clone().map(|(dtype, _)| dtype).collect();
         dtypes.sort();
@@ -84,11 +96,11 @@ impl Subject {
         Subject {
             path: checkpoint.path().to_path_buf(),
             config: None,
-            family: model.family.name,
-            sizes: model.sizes.clone(),
+            family,
+            sizes,
             weights: floats.map(|(_, t)| t.len() as u64).sum(),
             dtypes: dtypes.into_iter().map(|d| d.config_name()).collect(),
-            buffers: model.buffers.clone(),
+            buffers,
         }
     }
 }
@@ -106,6 +118,9 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// - the two cannot be source and expansion: `expanded` is smaller, or reads or returns other
 ///   things (another vocabulary, image size, number of classes)
 pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> Result<Check> {
+    if [source, expanded].iter().any(|checkpoint| is_convolutional(checkpoint.config())) {
+        return convolutional::check(source, expanded);
+    }
     let models = (model::describe(source)?, model::describe(expanded)?);
     compatible::refuse(source, &models.0, expanded, &models.1)?;
     let pair = ((source, &models.0), (expanded, &models.1));

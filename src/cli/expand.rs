@@ -3,8 +3,9 @@
 use super::output::to_stdout;
 use super::protect::refuse_out;
 use crate::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
-use crate::error::{Result, printable};
+use crate::error::{Error, Result, printable};
 use crate::expand::{Free, Options, Target, expand};
+use crate::model::convolutional::is_convolutional;
 use crate::model::{self, Sizes};
 use crate::report::shell_path;
 use clap::{Args, ValueEnum};
@@ -79,6 +80,11 @@ enum DtypeName {
 pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
     refuse_out(&arguments.out, &arguments.source)?;
     let source = Checkpoint::open(&arguments.source, arguments.config.as_deref())?;
+    if is_convolutional(source.config()) {
+        return Err(Error::unsupported("a resnet is not expanded from the command line yet")
+            .at(source.path())
+            .help("the library does it: lemon_check::expand::expand_convnet"));
+    }
     let small = model::describe(&source)?;
     let options = Options {
         target: Target {

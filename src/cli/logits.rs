@@ -2,12 +2,15 @@
 
 use super::output::to_stdout;
 use super::pixels;
+use crate::check::CONVNET_PIXELS;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, Error, Result};
-use crate::forward::{Input, Real, run as forward};
+use crate::forward::{Input, Real, Weights, run as forward, run_convnet};
+use crate::model::convolutional::{describe_convnet, is_convolutional};
 use crate::model::{self, Input as Expected, Model};
 use crate::report::SCHEMA_VERSION;
 use clap::{Args, ValueEnum};
+use ndarray::Array1;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -58,6 +61,9 @@ enum Precision {
 /// If the model or the input cannot be read, or they do not fit each other.
 pub(super) fn run(arguments: LogitsArguments) -> Result<u8> {
     let checkpoint = Checkpoint::open(&arguments.model, arguments.config.as_deref())?;
+    if is_convolutional(checkpoint.config()) {
+        return run_resnet(&arguments, &checkpoint);
+    }
     let model = model::describe(&checkpoint)?;
     let input = input(&arguments, &model).map_err(|e| e.at(&arguments.model))?;
     let text = match arguments.dtype {
@@ -69,9 +75,43 @@ pub(super) fn run(arguments: LogitsArguments) -> Result<u8> {
     Ok(0)
 }
 
+/// Like [`run`], for a ResNet, which reads images of any size.
+fn run_resnet(arguments: &LogitsArguments, checkpoint: &Checkpoint) -> Result<u8> {
+    let net = describe_convnet(checkpoint)?;
+    let Some(file) = &arguments.pixels else {
+        return Err(Error::new(Class::Usage, "a resnet reads an image: --pixels is missing")
+            .help("write --pixels FILE, or --pixels random:0"));
+    };
+    let shape = [net.colours, CONVNET_PIXELS, CONVNET_PIXELS];
+    let pixels = pixels::read(file, Some(shape), "resnet")?;
+    let weights = Weights::new(checkpoint);
+    let text = match arguments.dtype {
+        Precision::F64 => run_convnet::<f64>(&weights, &net, &pixels).map(logits),
+        Precision::F32 => run_convnet::<f32>(&weights, &net, &pixels).map(logits),
+    }
+    .map_err(|e| e.at(&arguments.model))?;
+    to_stdout(&text)?;
+    Ok(0)
+}
+
+/// The logits of a ResNet, as they are printed.
+fn logits<R: Real + Serialize>(values: Array1<R>) -> String {
+    let output = PrintedOutput {
+        name: "logits",
+        shape: [1, values.len()],
+        data: values.to_vec(),
+        meaningful: vec![true],
+    };
+    print("resnet", vec![output])
+}
+
 fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
     if let Some(file) = &arguments.pixels {
-        return Ok(Input::Image { pixels: pixels::read(file, model)? });
+        let shape = match model.embedding.input {
+            Expected::Image { channels, height, width, .. } => Some([channels, height, width]),
+            Expected::Tokens { .. } => None,
+        };
+        return Ok(Input::Image { pixels: pixels::read(file, shape, model.family.name)? });
     }
     if arguments.input_ids.is_none() {
         return Err(no_input(model));
@@ -158,11 +198,11 @@ fn outputs<R: Real + Serialize>(
         data: output.values.into_iter().collect(),
         meaningful: output.meaningful,
     });
-    let printed = Printed {
-        schema_version: SCHEMA_VERSION,
-        family: model.family.name,
-        dtype: R::NAME,
-        outputs: outputs.collect(),
-    };
-    Ok(serde_json::to_string(&printed).expect("outputs are finite numbers") + "\n")
+    Ok(print(model.family.name, outputs.collect()))
+}
+
+/// As JSON, with a newline at the end.
+fn print<R: Real + Serialize>(family: &'static str, outputs: Vec<PrintedOutput<R>>) -> String {
+    let printed = Printed { schema_version: SCHEMA_VERSION, family, dtype: R::NAME, outputs };
+    serde_json::to_string(&printed).expect("outputs are finite numbers") + "\n"
 }

@@ -3,7 +3,6 @@
 use crate::check::random_image;
 use crate::checkpoint::read_tensors;
 use crate::error::{Error, Result};
-use crate::model::{Input, Model};
 use ndarray::Array3;
 use serde_json::Value;
 use std::io::Read;
@@ -15,13 +14,14 @@ const FILE_LIMIT: u64 = 256 << 20;
 const ADVICE: &str = "give a JSON list [channel][row][column], or a .safetensors file with one \
                       tensor of that shape";
 
-/// The image in `file`, or the one that `random:SEED` names: `[channels, height, width]`.
+/// The image in `file`, or the one of `shape` that `random:SEED` names: `[channels, height, width]`.
+/// A model of `family` without a shape reads no images.
 ///
 /// # Errors
 /// If the file cannot be read or holds no image.
-pub(super) fn read(file: &Path, model: &Model) -> Result<Array3<f64>> {
+pub(super) fn read(file: &Path, shape: Option<[usize; 3]>, family: &str) -> Result<Array3<f64>> {
     if let Some(seed) = file.to_str().and_then(|name| name.strip_prefix("random:")) {
-        return random(seed, model);
+        return random(seed, shape, family);
     }
     let image = match file.extension().is_some_and(|e| e == "safetensors") {
         true => from_safetensors(file),
@@ -30,20 +30,15 @@ pub(super) fn read(file: &Path, model: &Model) -> Result<Array3<f64>> {
     image.map_err(|e| e.at(file).help(ADVICE))
 }
 
-fn random(seed: &str, model: &Model) -> Result<Array3<f64>> {
+fn random(seed: &str, shape: Option<[usize; 3]>, family: &str) -> Result<Array3<f64>> {
     let seed = seed.parse().map_err(|_| {
         Error::new(crate::Class::Usage, format!("--pixels random:{seed}: the seed is no number"))
             .help("write random:0; for a file of that name ./random:0")
     })?;
-    match model.embedding.input {
-        Input::Image { channels, height, width, .. } => {
-            Ok(random_image([channels, height, width], seed))
-        }
-        Input::Tokens { .. } => {
-            let problem = format!("got an image, but a {} reads tokens", model.family.name);
-            Err(Error::bad_input(problem).help("give --input-ids"))
-        }
-    }
+    shape.map(|shape| random_image(shape, seed)).ok_or_else(|| {
+        let problem = format!("got an image, but a {family} reads tokens");
+        Error::bad_input(problem).help("give --input-ids")
+    })
 }
 
 fn load(file: &Path) -> Result<Vec<u8>> {

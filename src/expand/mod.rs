@@ -13,6 +13,7 @@
 
 mod attention;
 mod branch;
+mod convolutional;
 mod depth;
 mod embedding;
 mod experts;
@@ -29,6 +30,8 @@ mod sizes;
 mod stream;
 mod vectors;
 mod write;
+
+pub use convolutional::{ConvTarget, expand_convnet};
 
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::Result;

@@ -9,7 +9,7 @@
 
 mod read;
 
-pub use read::{configure_convnet, describe_convnet, is_convolutional};
+pub use read::{configure_convnet, convnet_of, describe_convnet, is_convolutional};
 
 use super::{Lens, Linear};
 use crate::checkpoint::Checkpoint;
@@ -130,5 +130,12 @@ impl Convolution {
     /// Output channels.
     pub fn outputs(&self) -> usize {
         self.weight.rows()
+    }
+}
+
+impl Block {
+    /// Pixels of the image that it reads for one that it writes, per side.
+    pub fn stride(&self) -> usize {
+        self.convolutions.iter().map(|convolution| convolution.stride).product()
     }
 }

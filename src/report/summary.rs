@@ -24,9 +24,9 @@ pub struct ModelSummary {
 /// The sizes of a model, all counts; ε in squared units of the residual stream.
 #[derive(Clone, Debug, Serialize)]
 pub struct SizeSummary {
-    /// Channels of the residual stream.
+    /// Channels of the residual stream; of a ResNet's last stage.
     pub hidden: usize,
-    /// Query heads per layer.
+    /// Query heads per layer; 0 in a ResNet.
     pub heads: usize,
     /// Key/value heads per layer.
     pub kv_heads: usize,

@@ -287,6 +287,17 @@ fn models(report: &Report, lines: &mut Lines) {
 
 fn model(model: &ModelSummary) -> String {
     let sizes = &model.sizes;
+    if sizes.heads == 0 {
+        return format!(
+            "{}: {} channels, {} inside a block, {}, {} weights in {}",
+            model.family,
+            sizes.hidden,
+            sizes.intermediate,
+            plural(sizes.layers as u64, "block", "blocks"),
+            count(model.weights),
+            model.dtypes.join(", "),
+        );
+    }
     let groups = match sizes.kv_heads == sizes.heads {
         true => String::new(),
         false => format!(" on {} key/value heads", sizes.kv_heads),

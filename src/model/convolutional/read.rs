@@ -139,14 +139,19 @@ pub fn configure_convnet(config: &mut Config, sizes: &ConvSizes) {
 /// shape.
 pub fn describe_convnet(checkpoint: &Checkpoint) -> Result<ConvNet> {
     let described = || {
-        let net = describe(checkpoint.config(), &Catalog::of(checkpoint))?;
+        let net = convnet_of(checkpoint.config(), &Catalog::of(checkpoint))?;
         net.lenses().into_iter().try_for_each(|lens| lens.check(checkpoint).map(|_| ()))?;
         Ok(net)
     };
     described().map_err(|e: Error| e.at(checkpoint.path()))
 }
 
-fn describe(config: &Config, catalog: &Catalog) -> Result<ConvNet> {
+/// Describes the network of a configuration, given which tensors are stored; their shapes are not
+/// checked.
+///
+/// # Errors
+/// If a field is not implemented or has no usable value, or the names are of neither kind.
+pub fn convnet_of(config: &Config, catalog: &Catalog) -> Result<ConvNet> {
     let settings = Settings::read(config)?;
     let names = Names::of(catalog)?;
     if !matches!(names, Names::Torchvision) && settings.group_width != 64 {
