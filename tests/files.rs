@@ -4,7 +4,7 @@
 use lemon_check::check::{Check, Verdict, check};
 use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{NewLayers, Options, Target, expand};
-use lemon_check::model::{Sizes, describe};
+use lemon_check::model::{Activation, Op, Sizes, describe};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, SourceCase, WeightStyle};
 use serde_json::Value;
@@ -14,7 +14,16 @@ use std::path::{Path, PathBuf};
 fn source(architecture: Architecture) -> SourceCase {
     let suits = |case: &SourceCase| {
         let model = case.model().unwrap();
-        model.outputs.iter().all(|output| output.fixed) && model.aliases.is_empty()
+        let logits = model.outputs.len() == 1 && model.outputs[0].fixed;
+        let branches = || model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+        // The plain form of the family: any width, any head size.
+        let plain = branches().all(|branch| {
+            let relu = matches!(&branch.op, Op::Mlp(mlp) if mlp.activation == Activation::Relu);
+            let norms = branch.post_norm.is_some() || !branch.op.norms().is_empty();
+            !norms && branch.scale.is_none() && (!relu || architecture != Architecture::VitTimm)
+        });
+        let plain_embedding = model.embedding.norm.is_none() || model.family.name == "bert";
+        logits && plain && plain_embedding && model.aliases.is_empty()
     };
     let mut cases = (0..).map(|seed| SourceCase::random(architecture, &mut generator(seed)));
     let mut case = cases.find(suits).unwrap();
