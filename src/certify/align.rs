@@ -8,8 +8,9 @@
 use super::bounded::Bounded;
 use super::map::Map;
 use super::side::Side;
+use super::sublayer::kind;
 use crate::error::Result;
-use crate::model::{Branch, Op, Sublayer};
+use crate::model::{Branch, Sublayer};
 
 /// A step of the alignment: sublayer numbers of the source and the expanded model.
 pub(super) type Pair = (Option<usize>, Option<usize>);
@@ -41,7 +42,7 @@ pub(super) fn align(
         0.6 * size(&f.weight, weight) + 0.4 * size(&f.bias, bias)
     };
     let matched = |a: &Feature, b: &Feature| {
-        if a.attention != b.attention {
+        if a.kind != b.kind {
             return 4.0;
         }
         0.6 * distance(&a.weight, &b.weight, weight) + 0.4 * distance(&a.bias, &b.bias, bias)
@@ -72,9 +73,13 @@ pub(super) fn cheapest(source: usize, expanded: usize, cost: impl Fn(Pair) -> f6
     for i in (0..=source).rev() {
         for j in (0..=expanded).rev() {
             let (s, t) = ((i < source).then_some(i), (j < expanded).then_some(j));
-            let moves = [(s, t), (None, t), (s, None)];
-            let complete = [s.is_some() && t.is_some(), t.is_some(), s.is_some()];
-            for (step, _) in moves.into_iter().zip(complete).filter(|(_, complete)| *complete) {
+            let mut moves: Vec<Pair> = Vec::new();
+            if s.is_some() && t.is_some() {
+                moves.push((s, t));
+            }
+            moves.extend(t.map(|_| (None, t)));
+            moves.extend(s.map(|_| (s, None)));
+            for step in moves {
                 let (next_i, next_j) = after(i, j, step);
                 let total = best[next_i][next_j].0 + cost(step);
                 if total < best[i][j].0 - SAME {
@@ -95,7 +100,8 @@ pub(super) fn cheapest(source: usize, expanded: usize, cost: impl Fn(Pair) -> f6
 
 /// What a sublayer writes when every channel is one.
 struct Feature {
-    attention: bool,
+    /// See [`kind`].
+    kind: &'static str,
     weight: Vec<f64>,
     bias: Vec<f64>,
 }
@@ -117,7 +123,7 @@ fn features(
         }
         let (weight, bias) = sum.unwrap_or((Bounded::zeros(1, 1), Bounded::zeros(1, 1)));
         Ok(Feature {
-            attention: matches!(sublayer.branches[..], [ref b] if matches!(b.op, Op::Attention(_))),
+            kind: kind(sublayer),
             weight: finished(weight, map, modulo_one),
             bias: finished(bias, map, modulo_one),
         })

@@ -4,7 +4,7 @@
 use super::bounded::{Stored, UNITS};
 use super::channels::{Groups, Writes};
 use super::cluster::Member;
-use super::map::{Entry, Map};
+use super::map::Entry;
 use super::reader::Reader;
 use super::side::Side;
 use crate::error::Result;
@@ -63,7 +63,7 @@ impl Spread {
     pub fn of(
         place: &str,
         (source, expanded): (&Op, &Op),
-        reader: &Reader,
+        side: &Side,
         writes: &Writes,
         groups: &Groups,
     ) -> Result<Option<Spread>> {
@@ -91,7 +91,7 @@ impl Spread {
             permuted: !classes.in_order((groups_of(source), groups_of(expanded))),
             zero: new(true),
             cancelling: new(false),
-            shares: shares(&classes, &fan_out, reader.side, expanded)?,
+            shares: shares(&classes, &fan_out, side, expanded)?,
         }))
     }
 }
@@ -274,7 +274,8 @@ const BLOCK: usize = 256;
 ///
 /// # Errors
 /// If a weight cannot be read.
-pub(super) fn read_equally(reader: &Reader, map: &Map, op: &Op) -> Result<Option<bool>> {
+pub(super) fn read_equally(reader: &Reader, op: &Op) -> Result<Option<bool>> {
+    let Some((map, _)) = reader.through else { return Ok(None) };
     let mut firsts = vec![None; map.source];
     let mut pairs = Vec::new();
     for (channel, entry) in map.entries.iter().enumerate() {

@@ -3,7 +3,7 @@
 use super::certificate::MapInWords;
 use super::map::Map;
 use super::spread::{Shares, Spread, Units};
-use crate::model::Model;
+use crate::model::Sublayer;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A sublayer that has no counterpart and writes nothing.
@@ -35,8 +35,12 @@ impl Notes {
     }
 
     /// The maps of channels, neurons, heads and layers. `stream` is the map of the first layer's
-    /// input.
-    pub fn tell(&self, stream: &Map, (source, expanded): (&Model, &Model)) -> Vec<MapInWords> {
+    /// input; the layers are the source's and the expanded model's.
+    pub fn tell(
+        &self,
+        stream: &Map,
+        (source, expanded): (&[Vec<Sublayer>], &[Vec<Sublayer>]),
+    ) -> Vec<MapInWords> {
         let mut hidden = stream.words();
         match (self.equal_reads.contains(&true), self.equal_reads.contains(&false)) {
             (true, false) => hidden += ", read in equal shares",
@@ -46,8 +50,8 @@ impl Notes {
         let mut maps = vec![MapInWords { space: "hidden".into(), words: hidden }];
         maps.extend(self.units(Units::Neurons));
         maps.extend(self.units(Units::Heads));
-        let depths = (source.layers.len(), expanded.layers.len());
-        let sizes: Vec<usize> = expanded.layers.iter().map(Vec::len).collect();
+        let depths = (source.len(), expanded.len());
+        let sizes: Vec<usize> = expanded.iter().map(Vec::len).collect();
         maps.extend(self.depth(depths, &sizes));
         maps
     }
@@ -193,6 +197,7 @@ pub(super) fn from_to((fewest, most): (usize, usize)) -> String {
 
 /// The number in `layer 3 MLP`.
 fn layer(place: &str) -> Option<usize> {
+    let place = place.strip_prefix("encoder ").unwrap_or(place);
     place.strip_prefix("layer ")?.split(' ').next()?.parse().ok()
 }
 

@@ -6,6 +6,9 @@
 //! are zero, so that new key channels may be anything; and the query makes up for a change of the
 //! logit scale.
 //!
+//! A bias for relative positions (T5) has a column for each head: copies of a head copy it. Layers
+//! share one table, and so one map of heads.
+//!
 //! A norm of each head's queries and keys (QK-norm) reads what it read, and all copies share its γ,
 //! as all heads did; it undoes a scale in front of it, so that γ makes up for the logit scale. It
 //! would see new channels, so that the head size stays.
@@ -13,7 +16,7 @@
 use super::Free;
 use super::linear::Duty;
 use super::norm;
-use super::plan::{Job, Ports, linear_jobs};
+use super::plan::{Job, Ports, Rule, linear_jobs};
 use super::rules::{Map, copy_heads, rotary_channels};
 use crate::error::{Error, Result};
 use crate::model::{Attention, Norm};
@@ -54,6 +57,11 @@ pub(super) fn jobs(
         Free::Equal | Free::Zero => (logits.filled_from(&values), Duty::Same),
     };
     let ratio = source.scale / expanded.scale;
+    let mut biases = Vec::new();
+    if let (Some(from), Some(to)) = (&source.relative, &expanded.relative) {
+        let rule = Rule::Table { map: Arc::new(query_heads.clone()) };
+        biases.push(Job::new(&from.table, &to.table, rule));
+    }
     let mut norms = Vec::new();
     if let (Some(from), Some(to)) = (&source.head_norms, &expanded.head_norms) {
         norms = head_norm_jobs((&from.query, &to.query), &logits, ratio)?;
@@ -66,6 +74,7 @@ pub(super) fn jobs(
     let into = |write: Arc<Map>| Ports { read: ports.read.clone(), write };
     let out = Ports { read: mixed, write: ports.write.clone() };
     Ok([
+        biases,
         norms,
         linear_jobs(&source.query, &expanded.query, &into(query), Duty::Same),
         linear_jobs(&source.key, &expanded.key, &into(key), key_duty),

@@ -8,7 +8,7 @@
 
 use super::Options;
 use super::linear::Duty;
-use super::plan::{Job, Ports, Rule};
+use super::plan::{Job, Ports, Rule, encoded};
 use super::rules::{Map, layer_scale};
 use super::stream::Stream;
 use super::{attention, experts, mlp, norm};
@@ -51,6 +51,10 @@ pub(super) fn jobs(
     }
     jobs.extend(match (&source.op, &expanded.op) {
         (Op::Attention(from), Op::Attention(to)) => {
+            // Queries read the stream, keys and values the encoder's: one map for both.
+            if from.reads_encoder && *ports.read != encoded(stream) {
+                return Err(Error::unsupported("cross-attention reads two maps"));
+            }
             attention::jobs(from, to, &ports, duty, options.free)?
         }
         (Op::Mlp(from), Op::Mlp(to)) => mlp::jobs(from, to, &ports, duty, 1.0)?,

@@ -50,7 +50,7 @@ pub struct Target {
     pub head_dim: Option<usize>,
     /// Neurons of the feed-forward network.
     pub intermediate: Option<usize>,
-    /// Number of layers.
+    /// Number of layers; of an encoder–decoder, of the decoder, and the encoder grows by as many.
     pub layers: Option<usize>,
     /// Experts per layer; as many times more of them are active.
     pub experts: Option<usize>,
@@ -93,6 +93,7 @@ pub struct Options {
     pub new_layers: NewLayers,
     /// For each new layer, how many of the source's layers come before it; `None` spreads them
     /// evenly. A new layer is a copy of the layer before it (or of the first), but for its outputs.
+    /// An encoder's, beside a decoder, stand at the same places, or behind its last layer.
     pub insert_after: Option<Vec<usize>>,
     /// Number format of all weights; `None` keeps each tensor's.
     pub dtype: Option<Dtype>,
@@ -121,8 +122,20 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     let wanted = sizes::resolve(&context, model, &options.target)?;
     let stream = stream::Stream::of(model, wanted.hidden);
     let places = options.insert_after.as_deref();
-    let slots = depth::layout(model.layers.len(), wanted.layers, places)?;
-    let origins: Vec<usize> = slots.iter().map(|slot| slot.source).collect();
+    let slots = plan::Slots {
+        layers: depth::layout(model.layers.len(), wanted.layers, places)?,
+        encoder: match &model.encoder {
+            Some(encoder) => {
+                let source = encoder.layers.len();
+                let count = source + wanted.layers - model.layers.len();
+                let places: Option<Vec<usize>> =
+                    places.map(|all| all.iter().map(|place| *place.min(&source)).collect());
+                depth::layout(source, count, places.as_deref())?
+            }
+            None => Vec::new(),
+        },
+    };
+    let origins: Vec<usize> = slots.layers.iter().map(|slot| slot.source).collect();
 
     let name = format!("expansion of {}", source.path().display());
     let mut config = Config::new(&name, source.config().json().clone());

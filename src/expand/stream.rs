@@ -68,11 +68,13 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(model: &'a Model) -> Self {
-        let sublayers = || model.layers.iter().flatten();
+        let encoder = || model.encoder.iter();
+        let sublayers = || model.layers.iter().chain(encoder().flat_map(|e| &e.layers)).flatten();
         let branches = || sublayers().flat_map(|s| &s.branches);
         let sums = || sublayers().filter_map(|s| s.post_norm.as_ref());
         let (mut readers, mut of_outputs) = (Vec::new(), Vec::new());
         readers.extend(branches().filter_map(|b: &Branch| b.norm.as_ref()).chain(sums()));
+        readers.extend(encoder().map(|e| &e.norm));
         for output in &model.outputs {
             let mut stream = true;
             for step in &output.steps {

@@ -5,7 +5,7 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{any, edited, lossless, lossy, mlp_of, source, telling};
+use crate::judge::{any, edited, lossless, lossy, mlp_of, never_lossless, source, telling, told};
 use lemon_check::model::{Model, Op};
 use lemon_check::testing::Architecture;
 use lemon_check::testing::random::{Draw, generator};
@@ -39,7 +39,14 @@ fn function_preserving_initialisation_is_lossless_at_divisible_widths() {
         let source = source(Architecture::Bert, seed, any);
         let growth = preserving(&source, 2 + (seed % 2) as usize, seed);
         let expanded = growth.build(&source);
-        lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        let found = lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        let (from, to) = (source.model.sizes.hidden, growth.hidden.len());
+        let hidden = format!("{from} → {to}: every channel copied {} times", to / from);
+        told(&found, "hidden", &hidden);
+        told(&found, "hidden", "read in equal shares");
+        // A single neuron or head, drawn for every place, is copied; of more, each may be.
+        told(&found, "neurons", "fan-outs split in equal shares (as Net2Net)");
+        told(&found, "heads", "outputs split in equal shares (as Net2Net)");
     }
 }
 
@@ -61,7 +68,7 @@ fn function_preserving_initialisation_is_caught_at_other_widths() {
 }
 
 /// New rows of everything that reads the stream come from the next layer.
-fn advanced(source: &Described, seed: u64) -> (Growth, Described) {
+fn advanced(source: &Described, seed: u64) -> Described {
     let growth = preserving(source, 2, seed);
     let mut next = growth.clone();
     let layers = next.layers.len();
@@ -69,7 +76,7 @@ fn advanced(source: &Described, seed: u64) -> (Growth, Described) {
         next.layers[at].of = (at + 1).min(layers - 1);
     }
     let (own, next) = (growth.build(source), next.build(source));
-    let expanded = edited(&own, |editor, model| {
+    edited(&own, |editor, model| {
         for sublayer in model.layers.iter().flatten() {
             let op = &sublayer.branches[0].op;
             let readers = match op {
@@ -84,15 +91,17 @@ fn advanced(source: &Described, seed: u64) -> (Growth, Described) {
                 editor.edit(lens, |w| w.slice_mut(rows).assign(&other.slice(rows))).unwrap();
             }
         }
-    });
-    (growth, expanded)
+    })
 }
 
 #[test]
 fn advanced_knowledge_initialisation_is_caught_in_the_first_layer() {
     for seed in 0..12 {
-        let source = telling(Architecture::Bert, seed, |model: &Model| model.sizes.layers > 1);
-        let (_, expanded) = advanced(&source, seed);
+        let several = |model: &Model| model.sizes.layers > 1;
+        let hidden = source(Architecture::Bert, seed, several);
+        never_lossless(&hidden, &advanced(&hidden, seed), &format!("{seed}"));
+        let source = telling(Architecture::Bert, seed, several);
+        let expanded = advanced(&source, seed);
         let found = lossy(&source, &expanded, &format!("{seed}"));
         let root = &found.certificate.failures[0];
         assert_eq!(root.place, "layer 0 attention", "{seed}: {root:#?}");

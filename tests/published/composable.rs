@@ -6,7 +6,9 @@
 
 use crate::axis::{Axis, Fill};
 use crate::grow::{Described, Growth, Layer};
-use crate::judge::{ALL, PRE_LAYER_NORM, any, attention, edited, lossless, lossy, source, telling};
+use crate::judge::{
+    ALL, PRE_LAYER_NORM, any, attention, edited, lossless, lossy, source, telling, told,
+};
 use lemon_check::check::Detail;
 use lemon_check::testing::Architecture;
 
@@ -24,7 +26,11 @@ fn neurons_that_nothing_reads_are_lossless() {
             let neurons = source.model.sizes.intermediate;
             growth.layers.iter_mut().for_each(|l| l.neurons = unread(neurons, neurons + 3));
             let expanded = growth.build(&source);
-            lossless(&source, &expanded, &growth.hidden, &format!("{architecture:?} {seed}"));
+            let what = format!("{architecture:?} {seed}");
+            let found = lossless(&source, &expanded, &growth.hidden, &what);
+            let grown = neurons + 3;
+            let new = "1 copy each, 3 new with fan-outs of zero";
+            told(&found, "neurons", &format!("{neurons} → {grown}: {new}"));
         }
     }
 }
@@ -41,7 +47,8 @@ fn heads_that_nothing_reads_are_lossless() {
             layer.kv_heads = unread(sizes.kv_heads, sizes.kv_heads + 2);
         }
         let expanded = growth.build(&source);
-        lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        let found = lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        told(&found, "heads", &format!("1 copy each, {} new with outputs of zero", 2 * group));
     }
 }
 
@@ -63,7 +70,10 @@ fn longer_heads_are_lossless_with_the_factor_on_queries() {
             let source = source(architecture, seed, any);
             let growth = longer_heads(&source, seed);
             let expanded = growth.build(&source);
-            lossless(&source, &expanded, &growth.hidden, &format!("{architecture:?} {seed}"));
+            let what = format!("{architecture:?} {seed}");
+            let found = lossless(&source, &expanded, &growth.hidden, &what);
+            let size = source.model.sizes.head_dim;
+            told(&found, "heads", &format!("as they are, of {size} → {} channels", 2 * size));
         }
     }
 }
@@ -117,7 +127,10 @@ fn hidden_channels_of_zero_are_lossless_behind_an_rms_norm() {
         let source = source(Architecture::Llama, seed, any);
         let growth = padded(&source, seed);
         let expanded = growth.build(&source);
-        lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        let found = lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        let (from, to) = (source.model.sizes.hidden, growth.hidden.len());
+        let words = format!("{from} → {to}: every channel once, {} hold zero", to - from);
+        told(&found, "hidden", &words);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{ALL, any, edited, lossless, lossy, source, telling};
+use crate::judge::{ALL, any, edited, lossless, lossy, never_lossless, source, telling, told};
 use lemon_check::model::{Lens, Model, Op, Step};
 use lemon_check::testing::random::{Draw, generator};
 use lemon_check::testing::{Architecture, Editor};
@@ -61,8 +61,16 @@ fn cloned_weights_are_lossless() {
         for seed in 0..12 {
             let source = source(architecture, seed, any);
             let growth = cloned(&source, 2 + (seed % 2) as usize, seed);
-            let expanded = growth.build(&source);
-            lossless(&source, &expanded, &growth.hidden, &format!("{architecture:?} {seed}"));
+            let what = format!("{architecture:?} {seed}");
+            let found = lossless(&source, &growth.build(&source), &growth.hidden, &what);
+            let (from, to) = (source.model.sizes.hidden, growth.hidden.len());
+            let times = to / from;
+            let copied =
+                format!("{from} → {to}: every channel copied {times} times, read in equal");
+            told(&found, "hidden", &copied);
+            let equal = |what| format!("{times} copies each, {what} split in equal shares");
+            told(&found, "neurons", &equal("fan-outs"));
+            told(&found, "heads", &equal("outputs"));
         }
     }
 }
@@ -76,7 +84,11 @@ fn noise_that_cancels_is_lossless() {
             let growth = cloned(&source, times, seed);
             let clean = growth.build(&source);
             let expanded = edited(&clean, |editor, model| noise(editor, model, times, 1.0, seed));
-            lossless(&source, &expanded, &growth.hidden, &format!("{architecture:?} {seed}"));
+            let what = format!("{architecture:?} {seed}");
+            let found = lossless(&source, &expanded, &growth.hidden, &what);
+            told(&found, "hidden", &format!("every channel copied {times} times, read in unequal"));
+            told(&found, "neurons", &format!("{times} copies each, fan-outs split unequally"));
+            told(&found, "heads", &format!("{times} copies each, outputs split unequally"));
         }
     }
 }
@@ -85,10 +97,15 @@ fn noise_that_cancels_is_lossless() {
 fn noise_that_does_not_cancel_is_caught() {
     for architecture in ALL {
         for seed in 0..6 {
+            let what = format!("{architecture:?} {seed}");
+            let noisy = |source: &Described| {
+                let clean = cloned(source, 2, seed).build(source);
+                edited(&clean, |editor, model| noise(editor, model, 2, 0.9, seed))
+            };
+            let hidden = source(architecture, seed, any);
+            never_lossless(&hidden, &noisy(&hidden), &what);
             let source = telling(architecture, seed, any);
-            let clean = cloned(&source, 2, seed).build(&source);
-            let expanded = edited(&clean, |editor, model| noise(editor, model, 2, 0.9, seed));
-            lossy(&source, &expanded, &format!("{architecture:?} {seed}"));
+            lossy(&source, &noisy(&source), &what);
         }
     }
 }

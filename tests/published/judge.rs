@@ -86,9 +86,6 @@ pub fn lossless(source: &Described, expanded: &Described, hidden: &Axis, what: &
     if found.verdict != Verdict::Lossless {
         panic!("{what}: {:#?}\n{:#?}", found.verdict, found.certificate);
     }
-    for map in &found.certificate.maps {
-        eprintln!("WORDS {what}: {}: {}", map.space, map.words);
-    }
     if source.checkpoint.tensors().values().all(|t| t.dtype.is_none_or(|d| d == Dtype::F64)) {
         let apart = apart(source, expanded, hidden);
         assert!(apart < 1e-9, "{what}: outputs differ by {apart:e}");
@@ -121,6 +118,12 @@ fn apart(source: &Described, expanded: &Described, hidden: &Axis) -> f64 {
     worst
 }
 
+/// Whatever the source, the pair does not pass: few inputs, or coarse numbers, may show nothing.
+pub fn never_lossless(source: &Described, expanded: &Described, what: &str) {
+    let found = judge(source, expanded);
+    assert_ne!(found.verdict, Verdict::Lossless, "{what}: {:#?}", found.certificate);
+}
+
 /// The pair is not lossless, with evidence.
 pub fn lossy(source: &Described, expanded: &Described, what: &str) -> Check {
     let found = judge(source, expanded);
@@ -130,11 +133,13 @@ pub fn lossy(source: &Described, expanded: &Described, what: &str) -> Check {
     found
 }
 
-/// The words of one of the maps.
-pub fn words<'a>(found: &'a Check, space: &str) -> &'a str {
-    let maps = &found.certificate.maps;
-    let map = maps.iter().find(|map| map.space == space);
-    map.map_or_else(|| panic!("no map of {space}: {maps:#?}"), |map| &map.words)
+/// Asserts that the words of a space (in all layers, where these differ) contain `part`.
+pub fn told(found: &Check, space: &str, part: &str) {
+    let maps: Vec<_> =
+        found.certificate.maps.iter().filter(|map| map.space.starts_with(space)).collect();
+    let right = |words: &str| words.contains(part);
+    let all = !maps.is_empty() && maps.iter().all(|map| right(&map.words));
+    assert!(all, "`{part}` is not told of {space}: {:#?}", found.certificate.maps);
 }
 
 /// A checkpoint with some numbers changed.

@@ -10,3 +10,4 @@ mod hypercloning;
 mod judge;
 mod net2net;
 mod permutation;
+mod report;

@@ -4,10 +4,12 @@
 
 use crate::axis::Axis;
 use crate::grow::{Described, Growth};
-use crate::judge::{ALL, any, edited, lossless, lossy, mlp_of, source, telling};
+use crate::judge::{ALL, any, edited, lossless, lossy, mlp_of, source, telling, told};
 use lemon_check::model::Model;
 use lemon_check::testing::Architecture;
 use lemon_check::testing::random::{Draw, generator};
+
+const EQUAL: &str = "split in equal shares (as Net2Net): copies stay copies in training";
 
 fn wider(source: &Described, seed: u64) -> Growth {
     let mut rng = generator(seed);
@@ -27,9 +29,22 @@ fn copies_of_random_neurons_are_lossless() {
             let source = source(architecture, seed, any);
             let growth = wider(&source, seed);
             let expanded = growth.build(&source);
-            lossless(&source, &expanded, &growth.hidden, &format!("{architecture:?} {seed}"));
+            let what = format!("{architecture:?} {seed}");
+            let found = lossless(&source, &expanded, &growth.hidden, &what);
+            told(&found, "neurons", &format!("fan-outs {EQUAL}"));
+            told(&found, "heads", "as they are");
         }
     }
+}
+
+#[test]
+fn copies_of_random_neurons_are_told_with_their_numbers() {
+    let source = source(Architecture::Gpt2, 0, |model| model.sizes.intermediate == 8);
+    let mut growth = Growth::none(&source.model, 0);
+    let drawn = [0, 1, 2, 3, 4, 5, 6, 7, 2, 2, 5].map(Some).to_vec();
+    growth.layers.iter_mut().for_each(|layer| layer.neurons.of = drawn.clone());
+    let found = lossless(&source, &growth.build(&source), &growth.hidden, "eight neurons");
+    told(&found, "neurons", &format!("8 → 11: 1 to 3 copies each, fan-outs {EQUAL}"));
 }
 
 #[test]
@@ -46,7 +61,8 @@ fn copies_of_random_query_heads_are_lossless() {
             layer.heads = Axis::drawn(heads, grown, &mut rng);
         }
         let expanded = growth.build(&source);
-        lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        let found = lossless(&source, &expanded, &growth.hidden, &format!("{seed}"));
+        told(&found, "heads", &format!("outputs {EQUAL}"));
     }
 }
 

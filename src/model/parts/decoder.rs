@@ -359,10 +359,9 @@ pub(in crate::model) fn head_dim(
 
 /// Refuses settings of other families and of wrappers that would change what is computed.
 pub(in crate::model) fn refuse_switches(config: &Config) -> Result<()> {
-    for field in ["quantization_config", "per_layer_config"] {
-        if config.get(field).is_some() {
-            return Err(config.unsupported(field, "it is not implemented"));
-        }
+    const PER_LAYER: &str = "per_layer_config";
+    if config.get(PER_LAYER).is_some() {
+        return Err(config.unsupported(PER_LAYER, "layers that differ are not implemented"));
     }
     for (field, plain) in [
         ("is_causal", true),
