@@ -28,6 +28,9 @@ use ndarray::{Array2, Axis, concatenate};
 
 const ROUTER: &str = "the router must treat every copy of an expert like the source's expert";
 
+/// Experts of both models that the router treats alike: the source's and the expanded ones.
+type Class = (Vec<usize>, Vec<usize>);
+
 /// Source experts and the expanded ones that must do, on average, what each of them does.
 type Matches = Vec<(usize, Vec<usize>)>;
 
@@ -75,11 +78,7 @@ impl Network<'_> {
 
 impl Mixtures<'_> {
     /// The router's equations; experts of both models by the router's row.
-    fn router(
-        &self,
-        copies: usize,
-        ledger: &mut Ledger,
-    ) -> Result<Option<Vec<(Vec<usize>, Vec<usize>)>>> {
+    fn router(&self, copies: usize, ledger: &mut Ledger) -> Result<Option<Vec<Class>>> {
         let (s, t) = (&self.ops.0.router, &self.ops.1.router);
         let rows = (self.readers.0.fold(s)?.joined(), self.readers.1.fold(t)?.joined());
         let mut agreement = Agreement::new(self.readers.1.shared);
