@@ -112,7 +112,7 @@ fn worst<R: Real>(case: &Case) -> f64 {
 
 #[test]
 fn every_family_has_a_golden_case() {
-    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family).collect();
+    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family.name).collect();
     let all: BTreeSet<&str> = families().iter().map(|family| family.name).collect();
     assert_eq!(found, all);
 }

@@ -230,6 +230,7 @@ fn other_rotary_frequencies_are_never_proven() {
         let theta = parameters.as_ref().unwrap_or(config).positive_or("rope_theta", 1e4).unwrap();
         let mut editor = Editor::new(&models.expanded, &models.expanded_model);
         editor.config().remove("rope_parameters");
+        editor.config().remove("rope_scaling");
         editor.config().set("rope_theta", 7.0 * theta);
         let changed = editor.finish();
         let model = describe(&changed).unwrap();

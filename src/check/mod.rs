@@ -84,7 +84,7 @@ impl Subject {
         Subject {
             path: checkpoint.path().to_path_buf(),
             config: None,
-            family: model.family,
+            family: model.family.name,
             sizes: model.sizes.clone(),
             weights: floats.map(|(_, t)| t.len() as u64).sum(),
             dtypes: dtypes.into_iter().map(|d| d.config_name()).collect(),
@@ -173,7 +173,7 @@ fn add_strangers(
         }
         certificate.unknown.push(Unknown {
             subject: name.to_string(),
-            reason: format!("no part of the {which} {} model reads this tensor", model.family),
+            reason: format!("no part of the {which} {} model reads this tensor", model.family.name),
         });
     }
 }

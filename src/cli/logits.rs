@@ -93,7 +93,7 @@ fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
         return Ok(Input::Pair { ids, mask, decoder_ids, decoder_mask });
     }
     if model.encoder.is_some() {
-        let problem = format!("a {} also reads token ids: --decoder-input-ids", model.family);
+        let problem = format!("a {} also reads token ids: --decoder-input-ids", model.family.name);
         return Err(Error::new(Class::Usage, problem).help("write --decoder-input-ids \"0 37\""));
     }
     Ok(Input::Tokens {
@@ -112,7 +112,7 @@ fn no_input(model: &Model) -> Error {
             ("an image: --pixels", "write --pixels FILE, or --pixels random:0")
         }
     };
-    let problem = format!("a {} reads {what} is missing", model.family);
+    let problem = format!("a {} reads {what} is missing", model.family.name);
     Error::new(Class::Usage, problem).help(advice)
 }
 
@@ -160,7 +160,7 @@ fn outputs<R: Real + Serialize>(
     });
     let printed = Printed {
         schema_version: SCHEMA_VERSION,
-        family: model.family,
+        family: model.family.name,
         dtype: R::NAME,
         outputs: outputs.collect(),
     };

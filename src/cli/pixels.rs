@@ -40,7 +40,7 @@ fn random(seed: &str, model: &Model) -> Result<Array3<f64>> {
             Ok(random_image([channels, height, width], seed))
         }
         Input::Tokens { .. } => {
-            let problem = format!("got an image, but a {} reads tokens", model.family);
+            let problem = format!("got an image, but a {} reads tokens", model.family.name);
             Err(Error::bad_input(problem).help("give --input-ids"))
         }
     }

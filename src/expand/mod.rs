@@ -1,8 +1,8 @@
 //! Lossless expansion: a larger model that computes what the small one computes.
 //!
 //! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
-//! file each, written against the tree of [`crate::model`] and never against a family. `plan`
-//! decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
+//! file each: the elementary ones in [`rules`], on matrices; those of a model's parts beside it,
+//! written against the tree of [`crate::model`] and never against a family. `plan` decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
 //! adapted.
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
@@ -17,15 +17,14 @@ mod depth;
 mod embedding;
 mod experts;
 mod linear;
-mod maps;
 mod memory;
 mod mlp;
 mod norm;
 mod outputs;
 mod plan;
 mod random;
+pub mod rules;
 mod same;
-mod scale;
 mod sizes;
 mod stream;
 mod vectors;
@@ -33,7 +32,7 @@ mod write;
 
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::Result;
-use crate::model::{Catalog, Model, family_of};
+use crate::model::{Catalog, Model};
 
 /// The sizes asked for, all counts; `None` keeps the source's.
 ///
@@ -114,7 +113,7 @@ pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<C
 }
 
 fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
-    let family = family_of(source.config())?;
+    let family = model.family;
     plan::check_every_tensor_is_known(source, model)?;
     let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
     let dtype = |name: &str| options.dtype.or_else(|| stored(name));

@@ -1,15 +1,15 @@
 //! Outputs: from the stream to what the model returns.
 //!
 //! An untied head's columns are split over what it reads, as those of every linear layer are. A
-//! tied head *is* the token table, whose rows are k copies times a scale: it would return h times
-//! the logits. The norm in front of it divides γ and β by h (LEMON, section 4.3). A number in code
-//! between the two (T5's `hidden^−½`) changes with the width, and is part of h.
+//! tied head *is* the token table, and would return h times the logits
+//! ([`super::rules::tied_growth`]): the norm in front of it divides γ and β by h. A
+//! number in code between the two (T5's `hidden^−½`) changes with the width, and is part of h.
 
 use super::embedding::table_map;
 use super::linear::Duty;
-use super::maps::Map;
 use super::norm;
 use super::plan::{Job, Ports, linear_jobs};
+use super::rules::{Map, tied_growth};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::model::{Embedding, Linear, Model, Output, Step, Table};
@@ -39,8 +39,8 @@ pub(super) fn jobs(
                 let behind = (&from.steps[index + 1..], &to.steps[index + 1..]);
                 let head = tied_behind(embeddings, behind.0);
                 let divisor = head.map_or(1.0, |tables| {
-                    let read = Map::zero(read.sources(), read.len()).scaled(factor(behind));
-                    growth(&table_map(tables, stream), &read)
+                    let written = Map::zero(read.sources(), read.len()).scaled(factor(behind));
+                    tied_growth(&table_map(tables, stream), &written)
                 });
                 let (made, written) = norm::jobs(from_norm, to_norm, &read, 1.0 / divisor)?;
                 jobs.extend(made);
@@ -100,16 +100,8 @@ fn factor((from, to): (&[Step], &[Step])) -> f64 {
     in_front.map(ratio).product()
 }
 
-/// By how much a head whose rows are `table`'s image grows the logits, if it reads `read`: the copies
-/// of a channel that it reads, times both scales.
-fn growth(table: &Map, read: &Map) -> f64 {
-    let pairs = table.entries().iter().zip(read.entries());
-    let first = pairs.filter(|pair| pair.1 == &super::maps::Entry::Copy(0)).count();
-    first as f64 * table.scale() * read.scale()
-}
-
 fn check_growth(table: &Map, read: &Map, head: &Linear) -> Result<()> {
-    let growth = growth(table, read);
+    let growth = tied_growth(table, read);
     if (growth - 1.0).abs() <= 1e-14 {
         return Ok(());
     }

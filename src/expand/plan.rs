@@ -2,13 +2,14 @@
 
 use super::depth::Slot;
 use super::linear::Duty;
-use super::maps::Map;
+use super::rules::Map;
 use super::stream::Stream;
 use super::vectors::Residue;
 use super::{Options, branch, embedding, norm, outputs};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::{Lens, Linear, Model, Sublayer};
+use ndarray::Array2;
 use std::sync::Arc;
 
 /// One matrix or vector of the expanded model, where its source lies, and the rule between them.
@@ -28,6 +29,8 @@ pub(super) enum Rule {
     Vector { map: Arc<Map>, residue: Residue, offset: f64 },
     /// This number everywhere.
     Constant(f64),
+    /// These numbers.
+    Given(Arc<Array2<f64>>),
     /// Each row is mapped: see [`super::embedding`].
     Table { map: Arc<Map> },
 }

@@ -32,7 +32,15 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 }
 
 fn described(checkpoint: &Checkpoint) -> Result<Model> {
-    let family = family_of(checkpoint.config())?;
+    describe_as(checkpoint, family_of(checkpoint.config())?)
+}
+
+/// Describes the model in `checkpoint` by a family of the caller's, whatever its configuration
+/// names.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_as(checkpoint: &Checkpoint, family: &'static Family) -> Result<Model> {
     let catalog = Catalog::of(checkpoint);
     let model = (family.describe)(checkpoint.config(), &catalog)?;
     for lens in model.lenses() {

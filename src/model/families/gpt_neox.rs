@@ -155,7 +155,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         (Output { name: "logits", steps: vec![last, head], fixed: true }, aliases)
     };
     Ok(Model {
-        family: GPT_NEOX.name,
+        family: &GPT_NEOX,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
             vec![Table::plain(TableIndex::Token, token_table)],

@@ -152,7 +152,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         Input::Tokens { vocabulary: vocabulary.size, positions: Some(positions.size), types: 0 };
     Ok(Model {
         encoder: None,
-        family: OPT.name,
+        family: &OPT,
         embedding: Embedding::of_tables(input, tables),
         layers: (0..parts.sizes.layers).map(|index| parts.layer(index)).collect(),
         outputs: vec![output],

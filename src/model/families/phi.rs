@@ -135,7 +135,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     };
     Ok(Model {
         encoder: None,
-        family: PHI.name,
+        family: &PHI,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
             vec![Table::plain(TableIndex::Token, token_table)],

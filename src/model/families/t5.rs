@@ -86,7 +86,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let name = if fixed { "logits" } else { "last_hidden_state" };
     let aliases = repeated.into_iter().filter(|name| catalog.has(name));
     Ok(Model {
-        family: T5.name,
+        family: &T5,
         layers: parts.layers(stack, layers),
         encoder: (!alone).then(|| {
             Box::new(Encoder {

@@ -178,7 +178,7 @@ impl<'a> Decoder<'a> {
         let mut aliases = Vec::new();
         let output = self.output(&vocabulary, &table, &mut aliases)?;
         Ok(Model {
-            family: self.family.name,
+            family: self.family,
             embedding: Embedding::of_tables(
                 Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
                 vec![Table::plain(TableIndex::Token, table)],
