@@ -2,8 +2,8 @@
 //!
 //! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
 //! file each: the elementary ones in [`rules`], on matrices; those of a model's parts beside it,
-//! written against the tree of [`crate::model`] and never against a family. `plan` decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
-//! adapted.
+//! written against the tree of [`crate::model`] and never against a family. `plan` decides which
+//! rule serves which tensor, and refuses what cannot be lossless; nothing is silently adapted.
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
 //! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
@@ -92,7 +92,7 @@ pub struct Options {
     /// How new layers compute nothing.
     pub new_layers: NewLayers,
     /// For each new layer, how many of the source's layers come before it; `None` spreads them
-    /// evenly. A new layer is a copy of the layer before it (or of the first), but for its outputs.
+    /// evenly, as an encoder's are where there is a decoder beside it. A new layer is a copy of the layer before it (or of the first), but for its outputs.
     pub insert_after: Option<Vec<usize>>,
     /// Number format of all weights; `None` keeps each tensor's.
     pub dtype: Option<Dtype>,
@@ -121,8 +121,8 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     let wanted = sizes::resolve(&context, model, &options.target)?;
     let stream = stream::Stream::of(model, wanted.hidden);
     let places = options.insert_after.as_deref();
-    let slots = depth::layout(model.layers.len(), wanted.layers, places)?;
-    let origins: Vec<usize> = slots.iter().map(|slot| slot.source).collect();
+    let layers = depth::layout(model.layers.len(), wanted.layers, places)?;
+    let origins: Vec<usize> = layers.iter().map(|slot| slot.source).collect();
 
     let name = format!("expansion of {}", source.path().display());
     let mut config = Config::new(&name, source.config().json().clone());
@@ -141,6 +141,11 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
 
     let expanded = (family.describe)(&config, &catalog)?;
     sizes::check_count(&expanded)?;
+    let encoder = match (&model.encoder, &expanded.encoder) {
+        (Some(one), Some(two)) => depth::layout(one.layers.len(), two.layers.len(), None)?,
+        _ => Vec::new(),
+    };
+    let slots = plan::Slots { layers, encoder };
     same::check(model, &expanded, &slots)?;
     let jobs = plan::jobs((model, &expanded), source, &stream, &slots, options)?;
     let tensors = write::tensors(source, &expanded, &jobs, options)?;

@@ -2,7 +2,8 @@
 //!
 //! An untied head's columns are split over what it reads, as those of every linear layer are. A
 //! tied head *is* the token table, and would return h times the logits
-//! ([`super::rules::tied_growth`]): the norm in front of it divides γ and β by h.
+//! ([`super::rules::tied_growth`]): the norm in front of it divides γ and β by h. Where the model multiplies what
+//! the head reads by a factor in code (T5), the reader makes up for its change.
 
 use super::embedding::table_map;
 use super::linear::Duty;
@@ -31,10 +32,13 @@ pub(super) fn jobs(
             (Step::Position(_), Step::Position(_)) | (Step::MeanFrom(_), Step::MeanFrom(_)) => {}
             (Step::Activation(_), Step::Activation(_)) | (Step::Softcap(_), Step::Softcap(_))
                 if read.commutes_with_activations() => {}
+            (Step::Scale(from_factor), Step::Scale(to_factor)) => {
+                read = Arc::new(Map::clone(&read).scaled(to_factor / from_factor));
+            }
             (Step::Norm(from_norm), Step::Norm(to_norm)) => {
-                let head = tied_behind(embeddings, &from.steps[index + 1..]);
-                let divisor = head.map_or(1.0, |tables| {
-                    let written = Map::zero(read.sources(), read.len());
+                let behind = (&from.steps[index + 1..], &to.steps[index + 1..]);
+                let divisor = tied_behind(embeddings, behind).map_or(1.0, |(tables, ratio)| {
+                    let written = Map::zero(read.sources(), read.len()).scaled(ratio);
                     tied_growth(&table_map(tables, stream), &written)
                 });
                 let (made, written) = norm::jobs(from_norm, to_norm, &read, 1.0 / divisor)?;
@@ -75,13 +79,22 @@ fn tied<'a>(
     tables.find(|(table, _)| table.lens.name() == head.weight.name())
 }
 
-/// The table that the next step of weight is, if it is a tied head.
+/// The table that the next layer is, if it is a tied head, and by how much factors in code in front
+/// of it change.
 fn tied_behind<'a>(
     embeddings: (&'a Embedding, &'a Embedding),
-    steps: &[Step],
-) -> Option<(&'a Table, &'a Table)> {
-    let next = steps.iter().find(|s| !matches!(s, Step::Position(_) | Step::MeanFrom(_)));
-    if let Some(Step::Linear(head)) = next { tied(embeddings, head) } else { None }
+    (source, expanded): (&[Step], &[Step]),
+) -> Option<((&'a Table, &'a Table), f64)> {
+    let mut ratio = 1.0;
+    for steps in source.iter().zip(expanded) {
+        match steps {
+            (Step::Position(_) | Step::MeanFrom(_), _) => {}
+            (Step::Scale(from), Step::Scale(to)) => ratio *= to / from,
+            (Step::Linear(head), _) => return tied(embeddings, head).map(|t| (t, ratio)),
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn check_growth(table: &Map, read: &Map, head: &Linear) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Which rule serves which tensor.
 
+use super::branch::Stack;
 use super::depth::Slot;
 use super::linear::Duty;
 use super::rules::Map;
@@ -8,7 +9,7 @@ use super::vectors::Residue;
 use super::{Options, branch, embedding, norm, outputs};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::model::{Lens, Linear, Model};
+use crate::model::{Lens, Linear, Model, Sublayer};
 use ndarray::Array2;
 use std::sync::Arc;
 
@@ -80,6 +81,14 @@ pub(super) fn check_every_tensor_is_known(source: &Checkpoint, model: &Model) ->
     }
 }
 
+/// The layers of the expanded model: which of the source's each is or copies.
+pub(super) struct Slots {
+    /// Of the layers; of an encoder–decoder, the decoder's.
+    pub layers: Vec<Slot>,
+    /// Of the encoder's, if there is one.
+    pub encoder: Vec<Slot>,
+}
+
 /// The jobs that make `expanded` from `source`, which `checkpoint` holds.
 ///
 /// # Errors
@@ -88,27 +97,50 @@ pub(super) fn jobs(
     (source, expanded): (&Model, &Model),
     checkpoint: &Checkpoint,
     stream: &Stream,
-    slots: &[Slot],
+    slots: &Slots,
     options: &Options,
 ) -> Result<Vec<Job>> {
-    let mut jobs = embedding::jobs(&source.embedding, &expanded.embedding, stream)?;
-    for (slot, layer) in slots.iter().zip(&expanded.layers) {
-        let duty = slot.duty(options.new_layers);
-        for (from, to) in source.layers[slot.source].iter().zip(layer) {
+    let mut jobs = Vec::new();
+    let mut stack = Stack { stream, encoded: None, options, checkpoint };
+    let encoded;
+    if let (Some(from), Some(to)) = (&source.encoder, &expanded.encoder) {
+        jobs.extend(embedding::jobs(&from.embedding, &to.embedding, stream)?);
+        jobs.extend(stack_jobs((&from.layers, &to.layers), stack, &slots.encoder)?);
+        let (made, written) = norm::jobs(&from.norm, &to.norm, &stream.map, 1.0)?;
+        jobs.extend(made);
+        encoded = written;
+        stack.encoded = Some(&encoded);
+    }
+    jobs.extend(embedding::jobs(&source.embedding, &expanded.embedding, stream)?);
+    jobs.extend(stack_jobs((&source.layers, &expanded.layers), stack, &slots.layers)?);
+    for outputs in source.outputs.iter().zip(&expanded.outputs) {
+        jobs.extend(outputs::jobs((source, expanded), outputs, stream)?);
+    }
+    Ok(jobs)
+}
+
+/// Expands the layers of a model, or of its encoder.
+fn stack_jobs(
+    (source, expanded): (&[Vec<Sublayer>], &[Vec<Sublayer>]),
+    stack: Stack,
+    slots: &[Slot],
+) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for (slot, layer) in slots.iter().zip(expanded) {
+        let duty = slot.duty(stack.options.new_layers);
+        for (from, to) in source[slot.source].iter().zip(layer) {
             for branches in from.branches.iter().zip(&to.branches) {
-                jobs.extend(branch::jobs(branches, stream, duty, options, checkpoint)?);
+                jobs.extend(branch::jobs(branches, stack, duty)?);
             }
             if let (Some(from), Some(to)) = (&from.post_norm, &to.post_norm) {
-                let (made, written) = norm::jobs(from, to, &stream.map, stream.map.scale())?;
-                if written != stream.map {
+                let map = &stack.stream.map;
+                let (made, written) = norm::jobs(from, to, map, map.scale())?;
+                if written != *map {
                     return Err(Error::unsupported("a norm of the stream cannot write it again"));
                 }
                 jobs.extend(made);
             }
         }
-    }
-    for outputs in source.outputs.iter().zip(&expanded.outputs) {
-        jobs.extend(outputs::jobs((source, expanded), outputs, stream)?);
     }
     Ok(jobs)
 }

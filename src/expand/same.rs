@@ -5,41 +5,67 @@
 //! described from its configuration and held against the source, layer for layer.
 
 use super::depth::Slot;
+use super::plan::Slots;
 use crate::error::{Error, Result};
-use crate::model::{Attention, Branch, Mlp, Model, Op, Output, Step, Sublayer, Table};
+use crate::model::{
+    Attention, Branch, Embedding, Mlp, Model, Norm, Op, Output, RelativeBias, Step, Sublayer, Table,
+};
 
 /// Checks that each layer of `expanded` does what its source layer in `slots` does, and the rest
 /// what the rest does, but for weights, sizes and scales.
 ///
 /// # Errors
 /// Names the layer and the field or part that differs.
-pub(super) fn check(source: &Model, expanded: &Model, slots: &[Slot]) -> Result<()> {
-    let (one, two) = (&source.embedding, &expanded.embedding);
-    agree("embedding", "inputs", one.input == two.input)?;
-    agree("embedding", "prefix tokens", one.prefix.len() == two.prefix.len())?;
-    agree("embedding", "patches", one.patch.is_some() == two.patch.is_some())?;
-    agree("embedding", "norms", one.norm.is_some() == two.norm.is_some())?;
-    agree("embedding", "tables", one.tables.len() == two.tables.len())?;
-    let tables = one.tables.iter().zip(&two.tables);
-    agree("embedding", "tables", tables.clone().all(|(one, two)| same_table(one, two)))?;
-    agree("model", "layers", slots.len() == expanded.layers.len())?;
-    for (index, (slot, layer)) in slots.iter().zip(&expanded.layers).enumerate() {
-        let of = &source.layers[slot.source];
-        let place = format!("layer {index}, a copy of the source's layer {},", slot.source);
+pub(super) fn check(source: &Model, expanded: &Model, slots: &Slots) -> Result<()> {
+    agree("the model", "encoders", source.encoder.is_some() == expanded.encoder.is_some())?;
+    if let (Some(one), Some(two)) = (&source.encoder, &expanded.encoder) {
+        check_embedding(&one.embedding, &two.embedding)?;
+        check_layers("the encoder's ", &one.layers, &two.layers, &slots.encoder)?;
+        agree("the encoder", "norms", same_norm(&one.norm, &two.norm))?;
+    }
+    check_embedding(&source.embedding, &expanded.embedding)?;
+    check_layers("", &source.layers, &expanded.layers, &slots.layers)?;
+    agree("the model", "outputs", source.outputs.len() == expanded.outputs.len())?;
+    let mut outputs = source.outputs.iter().zip(&expanded.outputs);
+    agree("the model", "outputs", outputs.all(|(one, two)| same_output(one, two)))
+}
+
+fn check_embedding(one: &Embedding, two: &Embedding) -> Result<()> {
+    agree("the embedding", "inputs", one.input == two.input)?;
+    agree("the embedding", "prefix tokens", one.prefix.len() == two.prefix.len())?;
+    agree("the embedding", "patches", one.patch.is_some() == two.patch.is_some())?;
+    agree("the embedding", "norms", one.norm.is_some() == two.norm.is_some())?;
+    agree("the embedding", "tables", one.tables.len() == two.tables.len())?;
+    let mut tables = one.tables.iter().zip(&two.tables);
+    agree("the embedding", "tables", tables.all(|(one, two)| same_table(one, two)))
+}
+
+fn check_layers(
+    stack: &str,
+    source: &[Vec<Sublayer>],
+    expanded: &[Vec<Sublayer>],
+    slots: &[Slot],
+) -> Result<()> {
+    agree("the model", "layers", slots.len() == expanded.len())?;
+    for (index, (slot, layer)) in slots.iter().zip(expanded).enumerate() {
+        let of = &source[slot.source];
+        let place = format!("{stack}layer {index}, a copy of the source's layer {},", slot.source);
         agree(&place, "sublayers", of.len() == layer.len())?;
         of.iter().zip(layer).try_for_each(|(one, two)| check_sublayer(&place, one, two))?;
     }
-    agree("model", "outputs", source.outputs.len() == expanded.outputs.len())?;
-    let mut outputs = source.outputs.iter().zip(&expanded.outputs);
-    agree("model", "outputs", outputs.all(|(one, two)| same_output(one, two)))
+    Ok(())
 }
 
 fn agree(place: &str, part: &str, same: bool) -> Result<()> {
     if same {
         return Ok(());
     }
-    let problem = format!("the expanded configuration gives the {place} other {part}");
+    let problem = format!("the expanded configuration gives {place} other {part}");
     Err(Error::unsupported(problem))
+}
+
+fn same_norm(one: &Norm, two: &Norm) -> bool {
+    (one.kind, one.offset) == (two.kind, two.offset)
 }
 
 fn same_table(one: &Table, two: &Table) -> bool {
@@ -83,6 +109,13 @@ fn check_attention(place: &str, one: &Attention, two: &Attention) -> Result<()> 
         return Err(Error::unsupported(problem).field(field));
     }
     agree(place, "causal masks", one.causal == two.causal)?;
+    agree(place, "encoders", one.reads_encoder == two.reads_encoder)?;
+    let relative = |attention: &Attention| {
+        attention.relative.as_deref().map(|RelativeBias { table, max_distance, two_sided }| {
+            (table.rows(), *max_distance, *two_sided)
+        })
+    };
+    agree(place, "relative positions", relative(one) == relative(two))?;
     agree(place, "soft caps", one.softcap == two.softcap)?;
     agree(place, "norms of heads", one.head_norms.is_some() == two.head_norms.is_some())?;
     agree(place, "rotary positions", one.rotary.is_some() == two.rotary.is_some())
@@ -99,7 +132,8 @@ fn same_output(one: &Output, two: &Output) -> bool {
         (Step::MeanFrom(one), Step::MeanFrom(two)) => one == two,
         (Step::Activation(one), Step::Activation(two)) => one == two,
         (Step::Softcap(one), Step::Softcap(two)) => one == two,
-        (Step::Norm(one), Step::Norm(two)) => (one.kind, one.offset) == (two.kind, two.offset),
+        (Step::Scale(_), Step::Scale(_)) => true,
+        (Step::Norm(one), Step::Norm(two)) => same_norm(one, two),
         (Step::Linear(one), Step::Linear(two)) => one.bias.is_some() == two.bias.is_some(),
         _ => false,
     };
@@ -107,4 +141,55 @@ fn same_output(one: &Output, two: &Output) -> bool {
         && one.fixed == two.fixed
         && one.steps.len() == two.steps.len()
         && one.steps.iter().zip(&two.steps).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Activation, Dim, Lens, Linear, Window};
+
+    fn linear() -> Linear {
+        Linear { weight: Lens::matrix("w", Dim::one(), [Dim::one()]), bias: None }
+    }
+
+    fn attention(window: Option<usize>) -> Attention {
+        let window = window.map(|size| Window { size, field: "layer_types" });
+        let plain = Attention::plain([linear(), linear(), linear(), linear()], 1, 1);
+        Attention { causal: true, window, ..plain }
+    }
+
+    fn difference(one: Attention, two: Attention) -> Option<String> {
+        check_attention("layer 3", &one, &two).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_window_that_another_layer_had_is_named_with_its_field() {
+        assert_eq!(difference(attention(Some(4)), attention(Some(4))), None);
+        for (one, two, words) in [
+            (Some(4), None, "it gives layer 3 no window, and the source's has a window of 4"),
+            (None, Some(4), "it gives layer 3 a window of 4, and the source's has no window"),
+            (Some(4), Some(5), "a window of 5"),
+        ] {
+            let message = difference(attention(one), attention(two)).unwrap();
+            assert!(message.contains("`layer_types`") && message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn masks_and_caps_must_stay() {
+        let one = attention(None);
+        let open = Attention { causal: false, ..one.clone() };
+        let capped = Attention { softcap: Some(50.0), ..one.clone() };
+        assert!(difference(one.clone(), open).unwrap().contains("causal masks"));
+        assert!(difference(one, capped).unwrap().contains("soft caps"));
+    }
+
+    #[test]
+    fn activations_must_stay() {
+        let mlp = |activation| Mlp { up: linear(), gate: None, down: linear(), activation };
+        let (relu, tanh) = (mlp(Activation::Relu), mlp(Activation::Tanh));
+        assert!(check_mlp("layer 3", &relu, &relu).is_ok());
+        let message = check_mlp("layer 3", &relu, &tanh).unwrap_err().to_string();
+        assert!(message.contains("gives layer 3 other activations"), "{message}");
+    }
 }

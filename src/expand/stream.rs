@@ -68,11 +68,14 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(model: &'a Model) -> Self {
-        let sublayers = || model.layers.iter().flatten();
+        let encoder = model.encoder.as_deref();
+        let layers = || encoder.iter().flat_map(|e| &e.layers).chain(&model.layers);
+        let sublayers = || layers().flatten();
         let branches = || sublayers().flat_map(|s| &s.branches);
         let sums = || sublayers().filter_map(|s| s.post_norm.as_ref());
         let (mut readers, mut of_outputs) = (Vec::new(), Vec::new());
         readers.extend(branches().filter_map(|b: &Branch| b.norm.as_ref()).chain(sums()));
+        readers.extend(encoder.map(|encoder| &encoder.norm));
         for output in &model.outputs {
             let mut stream = true;
             for step in &output.steps {
@@ -86,9 +89,12 @@ impl<'a> Parts<'a> {
             }
         }
         let behind = branches().filter_map(|b| b.post_norm.as_ref());
+        let embeddings = encoder.map(|encoder| &encoder.embedding).into_iter();
+        let of_embeddings =
+            embeddings.chain([&model.embedding]).filter_map(|embedding| embedding.norm.as_ref());
         Parts {
             readers,
-            writers: model.embedding.norm.iter().chain(behind).chain(sums()).collect(),
+            writers: of_embeddings.chain(behind).chain(sums()).collect(),
             of_outputs,
             of_heads: branches().flat_map(|b| b.op.norms()).collect(),
         }
