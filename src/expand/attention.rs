@@ -6,8 +6,8 @@
 //! are zero, so that new key channels may be anything; and the query makes up for a change of the
 //! logit scale.
 //!
-//! A number that a head adds to its logits for each distance (T5's relative positions) goes with the
-//! head; the layers of a stack share them, and so all copy heads alike.
+//! A number that a head adds to its logits for each distance (T5's relative positions) goes with
+//! the head; the layers of a stack share them, and so all copy heads alike.
 //!
 //! A norm of each head's queries and keys (QK-norm) reads what it read, and all copies share its γ,
 //! as all heads did; it undoes a scale in front of it, so that γ makes up for the logit scale. It
@@ -22,12 +22,12 @@ use crate::error::{Error, Result};
 use crate::model::{Attention, Norm};
 use std::sync::Arc;
 
-/// Expands attention between `ports`; `duty` is that of its output. `encoded` is the map of what the
-/// encoder returns.
+/// Expands attention between `ports`; `duty` is that of its output. `encoded` is the map of what
+/// the encoder returns.
 ///
 /// # Errors
-/// If it reads an encoder that is not there, heads or rotary channels cannot be copied, or fan-outs are to cancel and a head has no second
-/// copy.
+/// If it reads an encoder that is not there, heads or rotary channels cannot be copied, or fan-outs
+/// are to cancel and a head has no second copy.
 pub(super) fn jobs(
     source: &Attention,
     expanded: &Attention,

@@ -32,8 +32,8 @@ impl Slot {
 /// Where the new layers go: `places` says for each how many source layers come before it.
 ///
 /// # Errors
-/// If there are fewer layers than the source's, not as many places as new layers, or one lies behind
-/// the last layer.
+/// If there are fewer layers than the source's, not as many places as new layers, or one lies
+/// behind the last layer.
 pub(super) fn layout(
     source: usize,
     expanded: usize,

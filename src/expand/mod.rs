@@ -8,8 +8,8 @@
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
 //! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
 //! `d_source` channels of the expanded output are the source's channels. They are unscaled, but in
-//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without a
-//! weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
+//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without
+//! a weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
 
 mod attention;
 mod branch;
@@ -92,7 +92,8 @@ pub struct Options {
     /// How new layers compute nothing.
     pub new_layers: NewLayers,
     /// For each new layer, how many of the source's layers come before it; `None` spreads them
-    /// evenly, as an encoder's are where there is a decoder beside it. A new layer is a copy of the layer before it (or of the first), but for its outputs.
+    /// evenly, as an encoder's are where there is a decoder beside it. A new layer is a copy of the
+    /// layer before it (or of the first), but for its outputs.
     pub insert_after: Option<Vec<usize>>,
     /// Number format of all weights; `None` keeps each tensor's.
     pub dtype: Option<Dtype>,

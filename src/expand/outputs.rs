@@ -2,8 +2,8 @@
 //!
 //! An untied head's columns are split over what it reads, as those of every linear layer are. A
 //! tied head *is* the token table, and would return h times the logits
-//! ([`super::rules::tied_growth`]): the norm in front of it divides γ and β by h. Where the model multiplies what
-//! the head reads by a factor in code (T5), the reader makes up for its change.
+//! ([`super::rules::tied_growth`]): the norm in front of it divides γ and β by h. Where the model
+//! multiplies what the head reads by a factor in code (T5), the reader makes up for its change.
 
 use super::embedding::table_map;
 use super::linear::Duty;

@@ -1,5 +1,5 @@
-//! Expansions compute what their sources compute: golden models through the reference forward pass in
-//! f64, to 1e-9 of the spread of the outputs.
+//! Expansions compute what their sources compute: golden models through the reference forward pass
+//! in f64, to 1e-9 of the spread of the outputs.
 
 mod compare;
 mod golden;
