@@ -32,13 +32,16 @@ impl Slot {
 /// Where the new layers go: `places` says for each how many source layers come before it.
 ///
 /// # Errors
-/// If there are not as many places as new layers, or one lies behind the last layer.
+/// If there are fewer layers than the source's, not as many places as new layers, or one lies
+/// behind the last layer.
 pub(super) fn layout(
     source: usize,
     expanded: usize,
     places: Option<&[usize]>,
 ) -> Result<Vec<Slot>> {
-    let count = expanded - source;
+    let count = expanded.checked_sub(source).ok_or_else(|| {
+        Error::refused(format!("{expanded} layers are fewer than the source's {source}"))
+    })?;
     let mut before = vec![0; source + 1];
     match places {
         Some(places) => {

@@ -5,8 +5,8 @@
 //! (LEMON, section 4.3).
 //!
 //! Where the model multiplies a table by a factor in code (Gemma: c = sqrt(hidden)), the rows make
-//! up for its change: E·c_S/c_T. Where a projection stands behind a table (OPT), the table stays and
-//! the projection writes the stream.
+//! up for its change: E·c_S/c_T. Where a projection stands behind a table (OPT), the table stays
+//! and the projection writes the stream.
 
 use super::linear::Duty;
 use super::norm;

@@ -1,9 +1,9 @@
 //! Mixture of experts: every expert m-fold, and m times as many of them active.
 //!
 //! Equal router rows give the copies of an expert equal logits, so that the copies of the active
-//! experts are the active ones, each with 1/m of the expert's weight: m copies that each compute the
-//! whole expert sum to what it wrote. Shares of that may differ between copies, so that training
-//! tells them apart, as long as they sum to m. (An extension of LEMON's section 4.2.)
+//! experts are the active ones, each with 1/m of the expert's weight: m copies that each compute
+//! the whole expert sum to what it wrote. Shares of that may differ between copies, so that
+//! training tells them apart, as long as they sum to m. (An extension of LEMON's section 4.2.)
 
 use super::Free;
 use super::linear::Duty;

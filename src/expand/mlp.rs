@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::model::Mlp;
 use std::sync::Arc;
 
-/// Expands an MLP between `ports`; `duty` is that of its output. What neurons write is multiplied by
-/// `fan_out`, but for the bias.
+/// Expands an MLP between `ports`; `duty` is that of its output. What neurons write is multiplied
+/// by `fan_out`, but for the bias.
 ///
 /// # Errors
 /// If fan-outs are to cancel and some neuron has no second copy.

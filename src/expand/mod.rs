@@ -2,14 +2,14 @@
 //!
 //! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
 //! file each: the elementary ones in [`rules`], on matrices; those of a model's parts beside it,
-//! written against the tree of [`crate::model`] and never against a family. `plan` decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
-//! adapted.
+//! written against the tree of [`crate::model`] and never against a family. `plan` decides which
+//! rule serves which tensor, and refuses what cannot be lossless; nothing is silently adapted.
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
 //! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
 //! `d_source` channels of the expanded output are the source's channels. They are unscaled, but in
-//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without a
-//! weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
+//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without
+//! a weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
 
 mod attention;
 mod branch;
@@ -157,6 +157,11 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
 
     let expanded = (family.describe)(&config, &catalog)?;
     sizes::check_count(&expanded)?;
+    let encoder = match (&model.encoder, &expanded.encoder) {
+        (Some(one), Some(two)) => depth::layout(one.layers.len(), two.layers.len(), None)?,
+        _ => Vec::new(),
+    };
+    let slots = plan::Slots { layers, encoder };
     same::check(model, &expanded, &slots)?;
     let jobs = plan::jobs((model, &expanded), source, &stream, &slots, options)?;
     let tensors = write::tensors(source, &expanded, &jobs, options)?;

@@ -80,7 +80,8 @@ fn tied<'a>(
     tables.find(|(table, _)| table.lens.name() == head.weight.name())
 }
 
-/// The table that the next step of weight is, if it is a tied head.
+/// The table that the next layer is, if it is a tied head, and by how much factors in code in front
+/// of it change.
 fn tied_behind<'a>(
     embeddings: (&'a Embedding, &'a Embedding),
     steps: &[Step],

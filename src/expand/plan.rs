@@ -1,5 +1,6 @@
 //! Which rule serves which tensor.
 
+use super::branch::Stack;
 use super::depth::Slot;
 use super::linear::Duty;
 use super::rules::Map;

@@ -27,6 +27,8 @@ struct Limits<'a> {
     source: &'a Sizes,
     /// Why hidden must be a multiple; `None` where it need not be.
     only_multiples: Option<&'static str>,
+    /// Widths of tables with a projection to the stream.
+    projected: Vec<usize>,
     /// Norms of the stream itself: layers stay.
     post_norm: bool,
     /// Norms of queries and keys: head_dim stays.
@@ -92,6 +94,12 @@ pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Resu
         family: context.family,
         source,
         only_multiples: only_multiples(model),
+        projected: model
+            .embedding
+            .tables
+            .iter()
+            .filter_map(|table| table.projection.as_ref().map(|_| table.lens.cols()))
+            .collect(),
         post_norm: is_post_norm(model),
         head_norms: attention.is_some_and(|a| a.head_norms.is_some()),
         rotary: Frequencies {
@@ -178,6 +186,14 @@ impl Limits<'_> {
             let problem = format!(
                 "{reason} allow only multiples of {}, and {} is none",
                 source.hidden, sizes.hidden
+            );
+            return Some((fields.hidden, problem));
+        }
+        if self.projected.contains(&sizes.hidden) && sizes.hidden != source.hidden {
+            let problem = format!(
+                "a table of {} channels has a projection to the stream only where the stream has \
+                 another width",
+                sizes.hidden
             );
             return Some((fields.hidden, problem));
         }

@@ -218,6 +218,8 @@ struct Limits {
     free_width: bool,
     width: Width,
     head_dim: HeadDim,
+    /// Widths of tables with a projection to the stream, which then has another width.
+    projected: Vec<usize>,
 }
 
 /// How the stream can grow.
@@ -253,6 +255,10 @@ impl Limits {
             free_width: family.fields.head_dim.is_some(),
             width: Width::of(&model),
             head_dim: HeadDim::of(&model),
+            projected: {
+                let tables = model.embedding.tables.iter();
+                tables.filter(|t| t.projection.is_some()).map(|t| t.lens.cols()).collect()
+            },
             sizes: model.sizes,
         }
     }
@@ -268,6 +274,11 @@ impl Limits {
                 target.hidden = self.sizes.hidden;
             }
             (Width::Same, false) => {}
+        }
+        if self.projected.contains(&target.hidden) {
+            let sizes = &self.sizes;
+            (target.hidden, target.head_dim) = (sizes.hidden, sizes.head_dim);
+            (target.heads, target.kv_heads) = (sizes.heads, sizes.kv_heads);
         }
     }
 

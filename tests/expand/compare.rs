@@ -57,6 +57,8 @@ fn difference_of(wanted: &Output<f64>, got: &Output<f64>, scale: f64) -> f64 {
     // A norm of one channel returns one value, or two: then as a fraction of that.
     let (spread, size) = (high - low, high.abs().max(low.abs()));
     let spread = if spread > 1e-6 * size { spread } else { size };
+    // One without a weight returns nothing but zeros, of numbers whose size is 1 elsewhere.
+    let spread = if spread == 0.0 { 1.0 } else { spread };
     assert!(spread.is_finite(), "{} compares nothing", wanted.name);
     if worst == 0.0 { 0.0 } else { worst / spread }
 }

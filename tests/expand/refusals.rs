@@ -112,6 +112,50 @@ fn key_value_heads_that_cannot_serve_all_query_heads_are_refused() {
 }
 
 #[test]
+fn experts_that_are_not_multiplied_evenly_are_refused() {
+    let experts = Case::load("mixtral-lm").model.sizes.experts.unwrap().all;
+    let to_experts = |count| to(Target { experts: Some(count), ..Target::default() });
+    let message = refused("mixtral-lm", &to_experts(2 * experts + 1));
+    let (below, above) = (2 * experts, 3 * experts);
+    let nearest = format!("num_local_experts = {below} or {above}");
+    assert_says(&message, &["`num_local_experts`", "no multiple", &nearest]);
+    assert_says(&refused("mixtral-lm", &to_experts(0)), &["smaller than the source's"]);
+    assert_says(&refused("mixtral-lm", &to_experts(usize::MAX)), &["more than any model has"]);
+    assert_says(&refused("llama-gqa", &to_experts(2)), &["this model has no experts"]);
+}
+
+#[test]
+fn norms_of_queries_and_keys_keep_the_head_size() {
+    let head_dim = Case::load("qwen3-base").model.sizes.head_dim;
+    let target = Target { head_dim: Some(2 * head_dim), ..Target::default() };
+    let nearest = format!("head_dim = {head_dim}");
+    assert_says(&refused("qwen3-base", &to(target)), &["`head_dim`", "QK-norm", &nearest]);
+}
+
+#[test]
+fn a_tied_head_behind_a_norm_without_a_weight_keeps_the_width() {
+    let target = Target { hidden: Some(24), ..Target::default() };
+    let message = refused("olmo-bias", &to(target));
+    assert_says(&message, &["multiply the logits by 2", "keep the hidden size of 12", "untie"]);
+}
+
+#[test]
+fn a_layer_norm_of_what_norms_write_allows_only_multiples() {
+    let target = Target { hidden: Some(16), heads: Some(4), ..Target::default() };
+    let message = refused("timm-post-res-norm", &to(target.clone()));
+    assert_says(&message, &["a stream that norms write", "only multiples of 12"]);
+    assert_says(&refused("timm-clip", &to(target)), &["a stream that norms write"]);
+}
+
+#[test]
+fn fan_outs_do_not_cancel_in_front_of_a_norm() {
+    let layers = Some(1 + Case::load("gemma2-base").model.sizes.layers);
+    let target = Target { layers, ..Target::default() };
+    let options = Options { new_layers: NewLayers::Cancel, ..to(target) };
+    assert_says(&refused("gemma2-base", &options), &["square root of its ε", "layers of zeros"]);
+}
+
+#[test]
 fn cancelling_layers_without_second_copies_are_refused() {
     let target = Target { layers: Some(4), ..Target::default() };
     let options = Options { new_layers: NewLayers::Cancel, ..to(target) };

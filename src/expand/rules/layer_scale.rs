@@ -17,11 +17,11 @@ pub struct LayerScale {
 /// Expands the factors `gains` `[channels, 1]` of a branch that writes a stream with the map
 /// `stream`.
 ///
-/// The expanded branch must write diag(ls_T) W_T E_in = E diag(ls_S) W. Copies of a channel copy its
-/// factor, so their rows of W_T are copies as ever. A residue channel of means must get the mean of
-/// ls_j·(row j of W) over all channels j: its factor is free, so it is a power of two as large as the
-/// others, by which dividing is exact, and its row that mean divided by it. (An extension of LEMON's
-/// section 4.1, which knows no LayerScale.)
+/// The expanded branch must write diag(ls_T) W_T E_in = E diag(ls_S) W. Copies of a channel copy
+/// its factor, so their rows of W_T are copies as ever. A residue channel of means must get the
+/// mean of ls_j·(row j of W) over all channels j: its factor is free, so it is a power of two as
+/// large as the others, by which dividing is exact, and its row that mean divided by it. (An
+/// extension of LEMON's section 4.1, which knows no LayerScale.)
 ///
 /// # Errors
 /// If `gains` is no column of as many numbers as the map has source coordinates.

@@ -24,8 +24,8 @@ use ndarray::{Array1, Array2};
 /// Lossless, because Z (I − E_in L) E_in = 0, so that W_T E_in = E_out W_S L E_in = E_out W_S.
 ///
 /// # Errors
-/// If `weight` or a row of Z does not fit the maps, `share` is [`Share::Opposite`], a channel that is
-/// read has no copy, or there is not enough memory.
+/// If `weight` or a row of Z does not fit the maps, `share` is [`Share::Opposite`], a channel that
+/// is read has no copy, or there is not enough memory.
 pub fn linear(
     weight: &Array2<f64>,
     rows: &Map,
@@ -42,9 +42,9 @@ pub fn linear(
     Ok(expanded)
 }
 
-/// A matrix `[expanded out, expanded in]` that maps everything in the image of `columns` to zero and
-/// is not zero: Z (I − E_in L), for a new layer whose fan-outs of copies cancel. `initial` as for
-/// [`linear`].
+/// A matrix `[expanded out, expanded in]` that maps everything in the image of `columns` to zero
+/// and is not zero: Z (I − E_in L), for a new layer whose fan-outs of copies cancel. `initial` as
+/// for [`linear`].
 ///
 /// Lossless as a new layer's last matrix, because Z (I − E_in L) E_in = 0: it adds nothing to the
 /// stream (LEMON, section 4.4, type 2).

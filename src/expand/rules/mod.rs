@@ -1,11 +1,11 @@
 //! The elementary rules, each a function on matrices with its reason: what a backend can be held
 //! to, entry by entry.
 //!
-//! A [`Map`] says how an activation space grows: copies, means and zeros. [`linear`] is the one
-//! primitive between two maps, deterministic given a random initialisation; [`vector`] expands
-//! biases and gains; [`norm`] says which maps a norm can stand between; [`copy_heads`] and
-//! [`rotary_channels`] make the maps of attention, [`tied_growth`] and [`layer_scale`] what makes up
-//! for tied heads and LayerScale. [`crate::expand::expand`] is put together from these.
+//! A [`Map`] says how an activation space grows: copies, means and zeros. [`linear()`] is the one
+//! primitive between two maps, deterministic given a random initialisation; [`vector()`] expands
+//! biases and gains; [`norm()`] says which maps a norm can stand between; [`copy_heads`] and
+//! [`rotary_channels`] make the maps of attention, [`tied_growth`] and [`layer_scale()`] what makes
+//! up for tied heads and LayerScale. [`crate::expand::expand`] is put together from these.
 //!
 //! ```
 //! use lemon_check::expand::rules::{Map, Share, linear, rows_of};

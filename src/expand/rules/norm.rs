@@ -7,7 +7,8 @@ use crate::model::NormKind;
 /// What becomes of a norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NormRule {
-    /// γ* is this map of γ, its residue free; see [`super::vector`] where γ = 1 + w is stored as w.
+    /// γ* is this map of γ, its residue free; see [`super::vector()`] where γ = 1 + w is stored as
+    /// w.
     pub weight: Map,
     /// β* is this map of β, its residue zero.
     pub bias: Map,
@@ -38,8 +39,8 @@ pub fn norm_reads(kind: NormKind, source: usize, expanded: usize) -> Map {
 }
 
 /// The rule for a norm that reads s·T_avg (LayerNorm) or s·T_zero (RMSNorm), given as `read`, and
-/// shall write `scale`·T_zero. Without a weight (γ is 1, as in OLMo) it writes T_zero/η instead, and
-/// its readers must make up for that.
+/// shall write `scale`·T_zero. Without a weight (γ is 1, as in OLMo) it writes T_zero/η instead,
+/// and its readers must make up for that.
 ///
 /// Lossless, because the variance (or mean square) of s·T x is (s·η)² that of x, so that ε* =
 /// (s·η)²ε makes the whole root s·η times the source's and the normalised copies 1/η times: γ* =

@@ -8,10 +8,10 @@ use super::{Entry, Map};
 /// Frequencies, in radians per position, are compared by value: they are what the model computes
 /// with.
 ///
-/// Lossless, because a pair of the same frequency is turned by the same angle at every position, and
-/// channels that are zero in the query add nothing to the logits. (With frequencies `b^(−2i/d)`, a
-/// head of m·d channels has them at pairs m·i. An extension of LEMON's section 4.2, which knows no
-/// rotary positions.)
+/// Lossless, because a pair of the same frequency is turned by the same angle at every position,
+/// and channels that are zero in the query add nothing to the logits. (With frequencies
+/// `b^(−2i/d)`, a head of m·d channels has them at pairs m·i. An extension of LEMON's section 4.2,
+/// which knows no rotary positions.)
 pub fn rotary_channels(source: &[f64], expanded: &[f64], sizes: (usize, usize)) -> Option<Map> {
     let (from, to) = (2 * source.len(), 2 * expanded.len());
     let rest = (sizes.0.checked_sub(from)?, sizes.1.checked_sub(to)?);

@@ -2,10 +2,10 @@
 
 use super::{Entry, Map};
 
-/// The factor h by which a head that *is* the token table multiplies the logits, if the table's rows
-/// have the map `table` and what the head reads has the map `read`: the copies of a channel that
-/// meet, times both scales. With a stream of s·T, h = s·k·c_S/c_T where the model multiplies the
-/// table by c in code (LEMON, section 4.3).
+/// The factor h by which a head that *is* the token table multiplies the logits, if the table's
+/// rows have the map `table` and what the head reads has the map `read`: the copies of a channel
+/// that meet, times both scales. With a stream of s·T, h = s·k·c_S/c_T where the model multiplies
+/// the table by c in code (LEMON, section 4.3).
 ///
 /// Dividing what is read by h (γ and β of the norm in front) is lossless: every row of the table is
 /// k copies of the row that it was, beside channels that read zero.

@@ -9,7 +9,8 @@ use ndarray::Array2;
 /// that the map leaves zero become `residue` of their index.
 ///
 /// Lossless, because `b_T = E b_S` adds to E x what E makes of x + b_S; and γ copied multiplies
-/// copies alike (LEMON, section 3, vector expansion). The residue must be zero if anything reads it.
+/// copies alike (LEMON, section 3, vector expansion). The residue must be zero if anything reads
+/// it.
 ///
 /// # Errors
 /// If `stored` is no column of as many numbers as the map has source coordinates.
