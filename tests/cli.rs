@@ -1,4 +1,5 @@
-//! The command line tool from outside: verdicts, reports, exit codes, and what it says of bad input.
+//! The command line tool from outside: verdicts, reports, exit codes, and what it says of bad
+//! input.
 
 use assert_cmd::Command;
 use serde_json::{Value, json};

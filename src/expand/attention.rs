@@ -22,16 +22,15 @@ use crate::error::{Error, Result};
 use crate::model::{Attention, Norm};
 use std::sync::Arc;
 
-/// Expands attention between `ports`; `duty` is that of its output. `encoded` is the map of what
-/// the encoder returns.
+/// Expands attention between `ports`; `duty` is that of its output.
 ///
 /// # Errors
-/// If it reads an encoder that is not there, heads or rotary channels cannot be copied, or fan-outs
-/// are to cancel and a head has no second copy.
+/// If heads or rotary channels cannot be copied, or fan-outs are to cancel and a head has no second
+/// copy.
 pub(super) fn jobs(
     source: &Attention,
     expanded: &Attention,
-    (ports, encoded): (&Ports, Option<&Arc<Map>>),
+    ports: &Ports,
     duty: Duty,
     free: Free,
 ) -> Result<Vec<Job>> {
@@ -68,33 +67,18 @@ pub(super) fn jobs(
         norms = head_norm_jobs((&from.query, &to.query), &logits, ratio)?;
         norms.extend(head_norm_jobs((&from.key, &to.key), &logits, 1.0)?);
     }
-    let biases = match (&source.relative, &expanded.relative) {
-        (Some(from), Some(to)) => {
-            let rule = Rule::Table { map: Arc::new(query_heads.clone()) };
-            vec![Job::new(&from.table, &to.table, rule)]
-        }
-        _ => Vec::new(),
-    };
     let in_query = if norms.is_empty() { ratio } else { 1.0 };
     let query = Arc::new(query_heads.within_heads(&logits).scaled(in_query));
     let key = Arc::new(key_heads.within_heads(&keys));
     let value = Arc::new(key_heads.within_heads(&values));
-    // Keys and values are made from the encoder's output in cross-attention.
-    let read = match (source.reads_encoder, encoded) {
-        (false, _) => &ports.read,
-        (true, Some(encoded)) => encoded,
-        (true, None) => return Err(Error::unsupported("attention to an encoder without one")),
-    };
-    let from_stream = |write: Arc<Map>| Ports { read: ports.read.clone(), write };
-    let from_read = |write: Arc<Map>| Ports { read: read.clone(), write };
+    let into = |write: Arc<Map>| Ports { read: ports.read.clone(), write };
     let out = Ports { read: mixed, write: ports.write.clone() };
     Ok([
         biases,
         norms,
-        biases,
-        linear_jobs(&source.query, &expanded.query, &from_stream(query), Duty::Same),
-        linear_jobs(&source.key, &expanded.key, &from_read(key), key_duty),
-        linear_jobs(&source.value, &expanded.value, &from_read(value), Duty::Same),
+        linear_jobs(&source.query, &expanded.query, &into(query), Duty::Same),
+        linear_jobs(&source.key, &expanded.key, &into(key), key_duty),
+        linear_jobs(&source.value, &expanded.value, &into(value), Duty::Same),
         linear_jobs(&source.output, &expanded.output, &out, duty),
     ]
     .concat())

@@ -17,29 +17,17 @@ use crate::error::{Error, Result};
 use crate::model::{Branch, Norm, Op};
 use std::sync::Arc;
 
-/// What all branches of a stack of layers have in common.
-#[derive(Clone, Copy)]
-pub(super) struct Stack<'a> {
-    /// What they read and add to.
-    pub stream: &'a Stream,
-    /// The map of what the encoder returns, which cross-attention reads.
-    pub encoded: Option<&'a Arc<Map>>,
-    /// What was asked for.
-    pub options: &'a Options,
-    /// The source.
-    pub checkpoint: &'a Checkpoint,
-}
-
-/// Expands a branch; `duty` is what it must add to the stream.
+/// Expands a branch beside `stream`; `duty` is what it must add to it.
 ///
 /// # Errors
 /// If a part cannot be expanded losslessly, or LayerScale's factors cannot be read.
 pub(super) fn jobs(
     (source, expanded): (&Branch, &Branch),
-    stack: Stack,
+    stream: &Stream,
     duty: Duty,
+    options: &Options,
+    checkpoint: &Checkpoint,
 ) -> Result<Vec<Job>> {
-    let Stack { stream, encoded, options, checkpoint } = stack;
     let mut jobs = Vec::new();
     let mut ports = Ports { read: stream.map.clone(), write: stream.map.clone() };
     if let (Some(from), Some(to)) = (&source.norm, &expanded.norm) {

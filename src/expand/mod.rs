@@ -157,11 +157,6 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
 
     let expanded = (family.describe)(&config, &catalog)?;
     sizes::check_count(&expanded)?;
-    let encoder = match (&model.encoder, &expanded.encoder) {
-        (Some(one), Some(two)) => depth::layout(one.layers.len(), two.layers.len(), None)?,
-        _ => Vec::new(),
-    };
-    let slots = plan::Slots { layers, encoder };
     same::check(model, &expanded, &slots)?;
     let jobs = plan::jobs((model, &expanded), source, &stream, &slots, options)?;
     let tensors = write::tensors(source, &expanded, &jobs, options)?;

@@ -80,8 +80,7 @@ fn tied<'a>(
     tables.find(|(table, _)| table.lens.name() == head.weight.name())
 }
 
-/// The table that the next layer is, if it is a tied head, and by how much factors in code in front
-/// of it change.
+/// The table that the next step of weight is, if it is a tied head.
 fn tied_behind<'a>(
     embeddings: (&'a Embedding, &'a Embedding),
     steps: &[Step],
@@ -107,8 +106,8 @@ fn check_growth(table: &Map, read: &Map, head: &Linear) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "the head is the token table, which would multiply the logits by {growth}, and no weight of \
-         a norm in front of it can make up for that"
+        "the head is the token table, which would multiply the logits by {growth}, and no weight \
+         of a norm in front of it can make up for that"
     ))
     .tensor(head.weight.name())
     .help(format!(

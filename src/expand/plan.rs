@@ -1,6 +1,5 @@
 //! Which rule serves which tensor.
 
-use super::branch::Stack;
 use super::depth::Slot;
 use super::linear::Duty;
 use super::rules::Map;

@@ -57,12 +57,8 @@ fn agree(place: &str, part: &str, same: bool) -> Result<()> {
     if same {
         return Ok(());
     }
-    let problem = format!("the expanded configuration gives {place} other {part}");
+    let problem = format!("the expanded configuration gives the {place} other {part}");
     Err(Error::unsupported(problem))
-}
-
-fn same_norm(one: &Norm, two: &Norm) -> bool {
-    (one.kind, one.offset) == (two.kind, two.offset)
 }
 
 fn same_table(one: &Table, two: &Table) -> bool {
@@ -138,55 +134,4 @@ fn same_output(one: &Output, two: &Output) -> bool {
         && one.fixed == two.fixed
         && one.steps.len() == two.steps.len()
         && one.steps.iter().zip(&two.steps).all(same)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Activation, Dim, Lens, Linear, Window};
-
-    fn linear() -> Linear {
-        Linear { weight: Lens::matrix("w", Dim::one(), [Dim::one()]), bias: None }
-    }
-
-    fn attention(window: Option<usize>) -> Attention {
-        let window = window.map(|size| Window { size, field: "layer_types" });
-        let plain = Attention::plain([linear(), linear(), linear(), linear()], 1, 1);
-        Attention { causal: true, window, ..plain }
-    }
-
-    fn difference(one: Attention, two: Attention) -> Option<String> {
-        check_attention("layer 3", &one, &two).err().map(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_window_that_another_layer_had_is_named_with_its_field() {
-        assert_eq!(difference(attention(Some(4)), attention(Some(4))), None);
-        for (one, two, words) in [
-            (Some(4), None, "it gives layer 3 no window, and the source's has a window of 4"),
-            (None, Some(4), "it gives layer 3 a window of 4, and the source's has no window"),
-            (Some(4), Some(5), "a window of 5"),
-        ] {
-            let message = difference(attention(one), attention(two)).unwrap();
-            assert!(message.contains("`layer_types`") && message.contains(words), "{message}");
-        }
-    }
-
-    #[test]
-    fn masks_and_caps_must_stay() {
-        let one = attention(None);
-        let open = Attention { causal: false, ..one.clone() };
-        let capped = Attention { softcap: Some(50.0), ..one.clone() };
-        assert!(difference(one.clone(), open).unwrap().contains("causal masks"));
-        assert!(difference(one, capped).unwrap().contains("soft caps"));
-    }
-
-    #[test]
-    fn activations_must_stay() {
-        let mlp = |activation| Mlp { up: linear(), gate: None, down: linear(), activation };
-        let (relu, tanh) = (mlp(Activation::Relu), mlp(Activation::Tanh));
-        assert!(check_mlp("layer 3", &relu, &relu).is_ok());
-        let message = check_mlp("layer 3", &relu, &tanh).unwrap_err().to_string();
-        assert!(message.contains("gives layer 3 other activations"), "{message}");
-    }
 }

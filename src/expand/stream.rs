@@ -88,12 +88,9 @@ impl<'a> Parts<'a> {
             }
         }
         let behind = branches().filter_map(|b| b.post_norm.as_ref());
-        let embeddings = encoder.map(|encoder| &encoder.embedding).into_iter();
-        let of_embeddings =
-            embeddings.chain([&model.embedding]).filter_map(|embedding| embedding.norm.as_ref());
         Parts {
             readers,
-            writers: of_embeddings.chain(behind).chain(sums()).collect(),
+            writers: model.embedding.norm.iter().chain(behind).chain(sums()).collect(),
             of_outputs,
             of_heads: branches().flat_map(|b| b.op.norms()).collect(),
         }

@@ -1,5 +1,5 @@
-//! Checkpoints: good ones survive being saved and opened; of damaged, contradictory and hostile ones
-//! each is one clear error, never a panic.
+//! Checkpoints: good ones survive being saved and opened; of damaged, contradictory and hostile
+//! ones each is one clear error, never a panic.
 
 mod bad_configurations;
 mod bad_files;

@@ -10,7 +10,8 @@ use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, in
 /// Pairs per family.
 const CASES: u64 = 60;
 
-/// The difference of one random pair, as a fraction of the spread of the outputs, and what shows it.
+/// The difference of one random pair, as a fraction of the spread of the outputs, and what shows
+/// it.
 fn pair(architecture: Architecture, seed: u64) -> (f64, String) {
     let mut rng = generator(seed);
     let source = SourceCase::random(architecture, &mut rng);
@@ -20,8 +21,8 @@ fn pair(architecture: Architecture, seed: u64) -> (f64, String) {
     let shown = format!("{}\n{}", to_json(from), to_json(to));
     let checkpoint = source.build().unwrap();
     let model = describe(&checkpoint).unwrap();
-    // One channel has no variance, so that every LayerNorm multiplies by 1/sqrt(ε) what rounding puts
-    // off the image of E: free numbers, which let it grow, drown the output after a few norms.
+    // One channel has no variance, so that every LayerNorm multiplies by 1/sqrt(ε) what rounding
+    // puts off the image of E: free numbers, which let it grow, drown the output after a few norms.
     let single = model.sizes.hidden == 1;
     let free = if single { Free::Equal } else { target.options().free };
     let new_layers = if single { NewLayers::Zero } else { target.options().new_layers };

@@ -83,7 +83,7 @@ fn free(case: &Case) -> Vec<(&'static str, Target)> {
     vec![
         ("indivisible", Target { hidden: Some(sizes.hidden + 5), ..keep() }),
         ("more heads", Target { heads: Some(2 * sizes.heads), ..keep() }),
-        ("all key/value heads", Target { kv_heads, ..keep() }),
+        ("all key/value heads", Target { kv_heads: Some(sizes.heads), ..keep() }),
         ("double heads", Target { head_dim: Some(2 * sizes.head_dim), ..keep() }),
         ("everything", all.clone()),
         ("everything and triple heads", Target { head_dim, ..all }),

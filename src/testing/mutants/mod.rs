@@ -107,7 +107,7 @@ mutants! {
     /// The factor in code on the token table is taken for that of the source.
     TableScaleForgotten, "table's factor forgotten", Mistake, tables::scale_forgotten;
     /// The factor in code on the tied table is left out of h.
-    HeadRatioForgotten, "table's factor forgotten in the head", Mistake, norms::head_ratio_forgotten;
+    HeadRatioForgotten, "table's factor forgotten in the head", Mistake, norms::head_ratio_kept;
     /// γ is 1 + w, and w alone is multiplied.
     OffsetForgotten, "1 + w forgotten", Mistake, norms::offset_forgotten;
     /// The last row of the position table is overwritten.

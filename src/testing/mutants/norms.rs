@@ -133,7 +133,7 @@ pub(super) fn offset_forgotten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 }
 
 /// The factor in code on the tied table is left out of h.
-pub(super) fn head_ratio_forgotten(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+pub(super) fn head_ratio_kept(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
     let scale = |model: &Model| model.embedding.tables.first().map_or(1.0, |table| table.scale);
     let ratio = scale(pair.source_model) / scale(pair.expanded_model);
     let Some(norm) = pair.norm_before_tied_head() else { return Ok(None) };

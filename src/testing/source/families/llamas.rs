@@ -22,7 +22,7 @@ impl Decoder {
         let prefix = prefix("model.", rng);
         let layers = edge(1, 3, rng);
         let config = json!({
-            "architectures": [format!("{class}{}", if head.base { "Model" } else { "ForCausalLM" })],
+            "architectures": [class.to_string() + if head.base { "Model" } else { "ForCausalLM" }],
             "dtype": "float32",
             "hidden_size": shape.hidden,
             "intermediate_size": shape.intermediate(rng),
