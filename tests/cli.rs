@@ -183,7 +183,7 @@ fn the_json_report_has_the_keys_of_its_schema() {
     let report = json_of(&run(&[SOURCE, EXPANDED, "--format", "json"]));
     assert_eq!(report["verdict"], "lossless");
     assert_eq!(report["detail"], "to_storage_rounding");
-    assert_eq!(report["maps"][0]["words"], "12 → 20: 1 copy, 8 mean");
+    assert_eq!(report["maps"][0]["words"], "12 → 20: every channel once, 8 hold the mean");
 }
 
 #[test]

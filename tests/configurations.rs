@@ -219,17 +219,19 @@ fn a_tied_head_that_is_stored_again_must_be_the_table() {
 fn what_is_not_implemented_is_refused_by_its_field() {
     for (case, field, value, words) in [
         ("gpt-neox-parallel", "hidden_act", json!("mish"), "activation `mish`"),
-        ("gpt-neox-parallel", "is_causal", json!(false), "looks ahead"),
-        ("gpt-neox-parallel", "rope_scaling", json!({"type": "linear", "factor": 2}), "`linear`"),
-        ("gpt-neox-parallel", "rotary_pct", json!(0.25), "it is 0.25, but"),
+        ("gpt-neox-parallel", "is_causal", json!(false), "only true is implemented"),
+        ("gpt-neox-parallel", "rope_parameters", json!({"type": "dynamic"}), "`dynamic`"),
+        ("gpt-neox-parallel", "rope_theta", json!(500), "differs from `rotary_emb_base`"),
         ("gpt-neox-parallel", "num_attention_heads", json!(5), "do not divide"),
         ("opt-lm", "activation_function", json!("mish"), "activation `mish`"),
-        ("opt-lm", "is_causal", json!(false), "looks ahead"),
+        ("opt-lm", "is_causal", json!(false), "only true is implemented"),
+        ("opt-lm", "architectures", json!(["OPTForQuestionAnswering"]), "head of `OPTFor"),
+        ("opt-lm", "quantization_config", json!({}), "not implemented"),
         ("opt-lm", "enable_bias", json!("no"), "expected true or false"),
         ("phi-lm", "head_dim", json!(4), "hidden/heads = 8 channels"),
         ("phi-lm", "num_key_value_heads", json!(2), "3 query heads cannot share 2"),
         ("phi-lm", "rope_parameters", json!({"rope_type": "yarn"}), "`yarn`"),
-        ("phi-lm", "is_causal", json!(false), "looks ahead"),
+        ("phi-lm", "is_causal", json!(false), "only true is implemented"),
         ("roberta-mlm", "is_decoder", json!(true), "decoder"),
         ("roberta-mlm", "add_cross_attention", json!(true), "decoder"),
         ("roberta-mlm", "position_embedding_type", json!("relative_key"), "`relative_key`"),
@@ -276,6 +278,29 @@ fn sizes(config: &Config, checkpoint: &Checkpoint) -> Sizes {
 fn rotary(model: &Model) -> String {
     let text = format!("{:?}", model.layers[0]);
     text.split("rotary: ").nth(1).unwrap_or("").split(']').next().unwrap_or("").to_string()
+}
+
+#[test]
+fn the_turned_channels_stay_under_version_4s_names() {
+    let none = Value::Null;
+    for fields in [
+        json!({"rope_parameters": none, "rotary_pct": 0.5}),
+        json!({"rope_parameters": none, "rotary_pct": 0.5, "partial_rotary_factor": 0.5}),
+        json!({"rope_parameters": {"rope_theta": 10000}}),
+    ] {
+        let checkpoint = with_fields("gpt-neox-parallel", fields.clone());
+        let model = describe(&checkpoint).unwrap();
+        let family = family_of(checkpoint.config()).unwrap();
+        for heads in [2, 7, 49] {
+            let size = model.sizes.head_dim * heads;
+            let wanted = Sizes { hidden: 3 * size, head_dim: size, ..model.sizes.clone() };
+            let mut config = checkpoint.config().clone();
+            (family.configure)(&mut config, &wanted, &[0, 1]);
+            let grown = (family.describe)(&config, &Catalog::of(&checkpoint)).unwrap();
+            assert_eq!(grown.sizes, wanted);
+            assert_eq!(rotary(&grown), rotary(&model), "{fields}");
+        }
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn every_random_case_is_a_model_without_strangers() {
             let shown = || serde_json::to_string(&case).unwrap();
             let checkpoint = case.build().unwrap_or_else(|e| panic!("{e}\n{}", shown()));
             let model = describe(&checkpoint).unwrap_or_else(|e| panic!("{e}\n{}", shown()));
-            assert_eq!(model.family, architecture.name());
+            assert_eq!(model.family.name, architecture.name());
             assert_eq!(model.strangers(&checkpoint), [""; 0], "{}", shown());
             // What is read off the case alone is what the checkpoint holds.
             let described = case.model().unwrap();

@@ -112,7 +112,7 @@ fn worst<R: Real>(case: &Case) -> f64 {
 
 #[test]
 fn every_family_has_a_golden_case() {
-    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family).collect();
+    let found: BTreeSet<&str> = cases().iter().map(|name| load(name).model.family.name).collect();
     let all: BTreeSet<&str> = families().iter().map(|family| family.name).collect();
     assert_eq!(found, all);
 }
@@ -166,7 +166,7 @@ fn one_by_one_is_the_same_as_together() {
 
 /// Runs `ids` alone, and behind two hidden tokens with the same positions.
 fn padded_left(name: &str) -> (Output<f64>, Output<f64>) {
-    let Case { checkpoint, model, .. } = load(&name);
+    let Case { checkpoint, model, .. } = load(name);
     let plain = run(&checkpoint, &model, &Input::tokens([3, 5, 8, 1])).unwrap();
     let padded = Input::Tokens {
         ids: vec![9, 9, 3, 5, 8, 1],
@@ -227,7 +227,7 @@ fn rotary_attention_sees_only_distances() {
 #[test]
 fn storage_noise_is_small_repeatable_and_not_zero() {
     for name in ["bert-model", "gpt2-lm", "vit-model"] {
-        let Case { checkpoint, model, inputs, .. } = load(&name);
+        let Case { checkpoint, model, inputs, .. } = load(name);
         let noise = storage_noise(&checkpoint, &model, &inputs, &[0, 1]).unwrap();
         assert_eq!(noise.len(), model.outputs.len());
         for one in &noise {

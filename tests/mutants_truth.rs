@@ -23,7 +23,7 @@ const AGREE: f64 = 1e-9;
 fn survey() -> BTreeMap<Mutant, Count> {
     let mut counts: BTreeMap<Mutant, Count> = BTreeMap::new();
     for architecture in Architecture::ALL {
-        for seed in 0..80 {
+        for seed in 0..25 {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::F64;
                 source.weights = WeightStyle::Random;

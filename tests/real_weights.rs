@@ -21,7 +21,7 @@ const FIRST: [f64; 4] = [-0.0058323, -0.1077749, -0.0311529, 0.1051579];
 
 fn last_hidden_state<R: Real>(checkpoint: &Checkpoint, input: &Input) -> Array2<f64> {
     let model = describe(checkpoint).unwrap();
-    assert_eq!((model.family, model.sizes.layers, model.sizes.hidden), ("bert", 6, 384));
+    assert_eq!((model.family.name, model.sizes.layers, model.sizes.hidden), ("bert", 6, 384));
     let outputs = run::<R>(checkpoint, &model, input).unwrap();
     outputs.get("last_hidden_state").unwrap().values.mapv(R::to_f64)
 }

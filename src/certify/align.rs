@@ -8,8 +8,9 @@
 use super::bounded::Bounded;
 use super::map::Map;
 use super::side::Side;
+use super::sublayer::kind;
 use crate::error::Result;
-use crate::model::{Branch, Op, Sublayer};
+use crate::model::{Branch, Sublayer};
 
 /// A step of the alignment: sublayer numbers of the source and the expanded model.
 pub(super) type Pair = (Option<usize>, Option<usize>);
@@ -41,7 +42,7 @@ pub(super) fn align(
         0.6 * size(&f.weight, weight) + 0.4 * size(&f.bias, bias)
     };
     let matched = |a: &Feature, b: &Feature| {
-        if a.attention != b.attention {
+        if a.kind != b.kind {
             return 4.0;
         }
         0.6 * distance(&a.weight, &b.weight, weight) + 0.4 * distance(&a.bias, &b.bias, bias)
@@ -57,45 +58,50 @@ pub(super) fn align(
 /// Prefers matching where it makes no difference otherwise.
 pub(super) const TIE: f64 = 1e-9;
 
-/// Dynamic programming over the three moves; deterministic.
+/// Costs that differ by less are equal but for the order in which they were summed.
+const SAME: f64 = 1e-12;
+
+/// Dynamic programming over the three moves; deterministic. Of equally cheap alignments, the one
+/// that matches as early as it can: what is left over comes last.
 pub(super) fn cheapest(source: usize, expanded: usize, cost: impl Fn(Pair) -> f64) -> Vec<Pair> {
+    // Of the rests of both models, from these sublayers on.
     let mut best = vec![vec![(f64::INFINITY, (None, None)); expanded + 1]; source + 1];
-    best[0][0].0 = 0.0;
-    for i in 0..=source {
-        for j in 0..=expanded {
+    best[source][expanded].0 = 0.0;
+    let after = |i: usize, j: usize, step: Pair| {
+        (i + usize::from(step.0.is_some()), j + usize::from(step.1.is_some()))
+    };
+    for i in (0..=source).rev() {
+        for j in (0..=expanded).rev() {
+            let (s, t) = ((i < source).then_some(i), (j < expanded).then_some(j));
             let mut moves: Vec<Pair> = Vec::new();
-            if i > 0 && j > 0 {
-                moves.push((Some(i - 1), Some(j - 1)));
+            if s.is_some() && t.is_some() {
+                moves.push((s, t));
             }
-            if j > 0 {
-                moves.push((None, Some(j - 1)));
-            }
-            if i > 0 {
-                moves.push((Some(i - 1), None));
-            }
+            moves.extend(t.map(|_| (None, t)));
+            moves.extend(s.map(|_| (s, None)));
             for step in moves {
-                let from = best[step.0.unwrap_or(i)][step.1.unwrap_or(j)].0;
-                let total = from + cost(step);
-                if total < best[i][j].0 {
+                let (next_i, next_j) = after(i, j, step);
+                let total = best[next_i][next_j].0 + cost(step);
+                if total < best[i][j].0 - SAME {
                     best[i][j] = (total, step);
                 }
             }
         }
     }
     let mut path = Vec::new();
-    let (mut i, mut j) = (source, expanded);
-    while (i, j) != (0, 0) {
+    let (mut i, mut j) = (0, 0);
+    while (i, j) != (source, expanded) {
         let step = best[i][j].1;
         path.push(step);
-        (i, j) = (step.0.unwrap_or(i), step.1.unwrap_or(j));
+        (i, j) = after(i, j, step);
     }
-    path.reverse();
     path
 }
 
 /// What a sublayer writes when every channel is one.
 struct Feature {
-    attention: bool,
+    /// See [`kind`].
+    kind: &'static str,
     weight: Vec<f64>,
     bias: Vec<f64>,
 }
@@ -117,7 +123,7 @@ fn features(
         }
         let (weight, bias) = sum.unwrap_or((Bounded::zeros(1, 1), Bounded::zeros(1, 1)));
         Ok(Feature {
-            attention: matches!(sublayer.branches[..], [ref b] if matches!(b.op, Op::Attention(_))),
+            kind: kind(sublayer),
             weight: finished(weight, map, modulo_one),
             bias: finished(bias, map, modulo_one),
         })
@@ -186,5 +192,19 @@ mod tests {
             _ => 0.0,
         });
         assert_eq!(path, vec![(Some(0), Some(0)), (None, Some(1)), (Some(1), Some(2))]);
+    }
+
+    #[test]
+    fn what_is_repeated_is_matched_where_it_comes_first() {
+        let source = [3.0f64, 5.0, 0.1];
+        let expanded = [source, source].concat();
+        let path = cheapest(3, 6, |pair| match pair {
+            (Some(i), Some(j)) => (source[i] - expanded[j]).abs(),
+            (Some(i), None) => source[i] + TIE,
+            (None, Some(j)) => expanded[j] + TIE,
+            _ => 0.0,
+        });
+        let second = [(None, Some(3)), (None, Some(4)), (None, Some(5))];
+        assert_eq!(path, [in_order(3), second.to_vec()].concat());
     }
 }

@@ -2,9 +2,9 @@
 
 use super::blame::Accused;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::explain::{Blame, constant_ratio, row_fault};
+use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::ops::value_rows;
-use super::pattern::patterns;
+use super::pattern::{patterns, relative_biases};
 use super::reader::{Folded, Reader};
 use super::squares::Residual;
 use super::suspect::with_cause;
@@ -22,16 +22,52 @@ impl<'a> Accused<'a> {
         let Some(channel) = strangers.first() else { return Ok(None) };
         let head = channel / t.head_dim;
         let queries = (self.readers.0.fold(&s.query)?, self.readers.1.fold(&t.query)?);
-        let keys = (self.readers.0.fold(&s.key)?, self.readers.1.fold(&t.key)?);
+        let others = (self.readers.0.keys(s), self.readers.1.keys(t));
+        if t.reads_encoder
+            && strangers.len() * 2 >= t.heads * t.head_dim
+            && let Some(blame) = norm_fault((&others.0, &others.1), 1.0)?
+        {
+            return Ok(Some(blame));
+        }
+        let keys = (others.0.fold(&s.key)?, others.1.fold(&t.key)?);
         let mine = patterns(self.readers.1, t, &queries.1, &keys.1)?;
         let theirs = patterns(self.readers.0, s, &queries.0, &keys.0)?;
-        match theirs.iter().position(|pattern| mine[head].equals(pattern, UNITS)) {
-            Some(partner) => self.value_fault(attentions, *channel, partner),
-            None => match self.pattern_fault(attentions, (&queries, &keys), head) {
-                Some(blame) => Ok(Some(blame)),
-                None => self.head_norm_fault(attentions),
-            },
+        if let Some(partner) = theirs.iter().position(|other| mine[head].equals(other, UNITS)) {
+            return self.value_fault(attentions, *channel, partner);
         }
+        let like = theirs.iter().position(|other| mine[head].differs_in_distances(other));
+        if let Some(partner) = like {
+            return self.relative_fault(attentions, (partner, head));
+        }
+        match self.pattern_fault(attentions, (&queries, &keys), head) {
+            Some(blame) => Ok(Some(blame)),
+            None => self.head_norm_fault(attentions),
+        }
+    }
+
+    /// The bias for relative positions of the expanded head `heads.1`, whose queries and keys are
+    /// those of the source's `heads.0`.
+    fn relative_fault(
+        &self,
+        (s, t): (&'a Attention, &'a Attention),
+        heads: (usize, usize),
+    ) -> Result<Option<Blame<'a>>> {
+        let (Some(from), Some(to)) = (&s.relative, &t.relative) else { return Ok(None) };
+        let small = relative_biases(self.readers.0.side, s)?;
+        let large = relative_biases(self.readers.1.side, t)?;
+        let residual = Residual::of(&large.slice(heads.1, 1), &small.slice(heads.0, 1), 0.0);
+        let row = large.row(heads.1);
+        let copied = (0..small.rows()).find(|h| row.equals(&small.row(*h), Ratio::ONE, UNITS));
+        let cause = copied.map(|head| {
+            format!(
+                "its column {} is that of the source's head {head}, but queries and keys are those \
+                 of head {}",
+                heads.1, heads.0
+            )
+        });
+        let bucket = to.reachable().get(residual.worst.1 + 1).copied().unwrap_or(0);
+        let (tensor, source_tensor, at) = (&to.table, &from.table, (bucket, heads.1));
+        Ok(Some(Blame { tensor, source_tensor, at, residual, cause }))
     }
 
     /// The rows in front are as they should be: a norm of queries or keys is not the source's.
@@ -63,7 +99,8 @@ impl<'a> Accused<'a> {
         channel: usize,
         partner: usize,
     ) -> Result<Option<Blame<'a>>> {
-        let values = (self.readers.0.fold(&s.value)?, self.readers.1.fold(&t.value)?);
+        let others = (self.readers.0.keys(s), self.readers.1.keys(t));
+        let values = (others.0.fold(&s.value)?, others.1.fold(&t.value)?);
         let (s_row, t_row) = (
             value_rows(s)[partner * s.head_dim + channel % t.head_dim % s.head_dim],
             value_rows(t)[channel],

@@ -2,9 +2,9 @@
 //!
 //! What the op writes is not added to the stream, so it has a map `M` of its own: E's copies, and
 //! where E is zero what the norm turns into zero, which is the mean for a LayerNorm and zero for an
-//! RMSNorm; with a factor of its own, which the fan-outs say. Inside, the equations are those of any
-//! op with `M` for `E`; behind, `norm_T(M y) = E norm_S(y)` is the rule of a norm that writes the
-//! stream, with E given, and a condition on ε.
+//! RMSNorm; with a factor of its own, which the fan-outs say. Inside, the equations are those of
+//! any op with `M` for `E`; behind, `norm_T(M y) = E norm_S(y)` is the rule of a norm that writes
+//! the stream, with E given, and a condition on ε.
 
 use super::channels::{Equations, Writes, equations};
 use super::map::{Entry, Map};

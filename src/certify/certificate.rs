@@ -47,9 +47,10 @@ impl Certificate {
 /// A map between two activation spaces.
 #[derive(Clone, Debug, Serialize)]
 pub struct MapInWords {
-    /// The space: `hidden`, `layer 3 neurons`, `layer 3 heads`.
+    /// The space: `hidden`, `neurons`, `heads`, `depth`, an output; `neurons in layers 1, 3` where
+    /// layers differ.
     pub space: String,
-    /// Such as `384 → 1000: 2 copies, 232 mean`.
+    /// Such as `384 → 1000: every channel copied 2 times, 232 hold the mean`.
     pub words: String,
 }
 

@@ -313,8 +313,8 @@ fn equations_of(
     Equations { groups, agreement, fan_out, wrong_groups, bias }
 }
 
-/// Compares two matrices; says which columns are wrong. `modulo_one`: up to a constant over the rows
-/// of each column.
+/// Compares two matrices; says which columns are wrong. `modulo_one`: up to a constant over the
+/// rows of each column.
 pub(super) fn compare(
     lhs: Bounded,
     rhs: Bounded,

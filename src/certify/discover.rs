@@ -9,8 +9,8 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Count, Embedding, Lens, Positions, Table, TableIndex};
-use ndarray::{Array2, Axis, concatenate};
+use crate::model::{Count, Embedding, Lens, NormKind, Positions, Table, TableIndex};
+use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate};
 
 /// A summand of the embedding, in both models.
 #[derive(Clone, Copy)]
@@ -127,12 +127,12 @@ pub(super) struct Found {
 const SAMPLE_ROWS: usize = 16;
 
 /// Finds the map of the stream. `layer_norm`: whether all that reads the stream is a LayerNorm, so
-/// that it only matters up to a constant over the channels.
+/// that it only matters up to a constant over the channels. `kind`: of the norms that read it.
 pub(super) fn stream_map(
     source: &Side,
     expanded: &Side,
     parts: &[Part],
-    layer_norm: bool,
+    (layer_norm, kind): (bool, NormKind),
 ) -> Result<Found> {
     let unit = parts.iter().map(|p| expanded.unit(p.expanded)).fold(0.0, f64::max);
     let samples = samples(source.checkpoint, expanded.checkpoint, parts)?;
@@ -150,7 +150,7 @@ pub(super) fn stream_map(
             votes = vote(&seen, widths, unit);
         }
     }
-    Ok(settle(votes, widths, layer_norm, unit))
+    Ok(settle(votes, widths, (layer_norm, kind), unit))
 }
 
 fn centred(mut rows: Array2<f64>) -> Array2<f64> {
@@ -263,6 +263,7 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
     let typical = (t.iter().map(|v| v * v).sum::<f64>() / t.ncols().max(1) as f64).sqrt();
     let mut used = vec![0usize; s.ncols()];
     let turned = scaled(t, &t_norm).reversed_axes();
+    let scale = likely_scale(&turned, &directions, (&s_norm, &t_norm), least);
     let mut proposals = Vec::with_capacity(t.ncols());
     for start in (0..t.ncols()).step_by(512) {
         let block = turned.slice(ndarray::s![start..t.ncols().min(start + 512), ..]);
@@ -273,12 +274,8 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
                 proposals.push(Some((Entry::Zero, 1.0)));
                 continue;
             }
-            let position = channel % s.ncols();
-            let matching = |j: &usize| row[*j].abs() >= least;
-            let of = Some(position)
-                .filter(matching)
-                .or_else(|| (0..s.ncols()).filter(matching).min_by_key(|j| used[*j]));
-            if let Some(of) = of {
+            let near = Near { cosines: row, size: t_norm[channel], norms: &s_norm, scale };
+            if let Some(of) = near.choose(channel % s.ncols(), &used, (least, unit)) {
                 used[of] += 1;
                 let entry = Entry::Copy { of, sign: row[of].signum() };
                 proposals.push(Some((entry, t_norm[channel] / s_norm[of])));
@@ -292,16 +289,76 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
     proposals
 }
 
+/// The median size of a column of `t` relative to the column of `s` nearest to its direction; 1
+/// where no direction is the same.
+fn likely_scale(
+    turned: &Array2<f64>,
+    directions: &Array2<f64>,
+    (s_norm, t_norm): (&Array1<f64>, &Array1<f64>),
+    least: f64,
+) -> f64 {
+    let mut ratios = Vec::new();
+    for channel in (0..turned.nrows()).step_by((turned.nrows() / SCALES).max(1)) {
+        let cosines = turned.row(channel).dot(directions);
+        let best =
+            (0..cosines.len()).max_by(|a, b| cosines[*a].abs().total_cmp(&cosines[*b].abs()));
+        if let Some(of) = best.filter(|of| cosines[*of].abs() >= least) {
+            ratios.push(t_norm[channel] / s_norm[of]);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied().unwrap_or(1.0)
+}
+
+/// Channels that tell the scale of the map.
+const SCALES: usize = 256;
+
+/// Distances below which two columns are the same numbers, relative to their size: what the
+/// computation of a distance itself rounds.
+const SAME: f64 = 1e-7;
+
+/// A column of the expanded model among the source's.
+struct Near<'a> {
+    cosines: ArrayView1<'a, f64>,
+    size: f64,
+    norms: &'a Array1<f64>,
+    scale: f64,
+}
+
+impl Near<'_> {
+    /// Which source column this is a copy of. Few rows, or coarse ones, leave several that rounding
+    /// does not tell apart: then one that holds the same numbers comes before all others, and among
+    /// equals the one at its place in a circular layout, then the one least used.
+    fn choose(&self, position: usize, used: &[usize], (least, unit): (f64, f64)) -> Option<usize> {
+        let matching: Vec<usize> =
+            (0..used.len()).filter(|j| self.cosines[*j].abs() >= least).collect();
+        let nearest = matching.iter().map(|j| self.distance(*j)).fold(f64::INFINITY, f64::min);
+        let limit = if nearest <= SAME { SAME } else { nearest.max(4.0 * unit) };
+        let equal = || matching.iter().copied().filter(|j| self.distance(*j) <= limit);
+        let at_place = equal().find(|j| *j == position);
+        at_place.or_else(|| equal().min_by_key(|j| used[*j]))
+    }
+
+    /// Relative to the size of the column.
+    fn distance(&self, of: usize) -> f64 {
+        let ratio = self.scale * self.norms[of] / self.size;
+        let cosine = self.cosines[of].abs();
+        (1.0 + ratio * ratio - 2.0 * ratio * cosine).max(0.0).sqrt()
+    }
+}
+
 /// Turns votes into a map that a lossless expansion could have.
 fn settle(
     votes: Vec<Proposal>,
     (source, expanded): (usize, usize),
-    layer_norm: bool,
+    (layer_norm, kind): (bool, NormKind),
     unit: f64,
 ) -> Found {
     let unexplained = votes.iter().filter(|v| v.is_none()).count();
     let (scale, scale_error) = common_scale(&votes, unit);
-    let residue = if layer_norm { Entry::Mean } else { Entry::Zero };
+    let cast = |entry| votes.iter().flatten().filter(|(vote, _)| *vote == entry).count();
+    let averaged = kind == NormKind::Layer && cast(Entry::Mean) > cast(Entry::Zero);
+    let residue = if layer_norm || averaged { Entry::Mean } else { Entry::Zero };
     let whole = expanded / source * source;
     let layout = |channel: usize| match channel < whole {
         true => Entry::Copy { of: channel % source, sign: 1.0 },

@@ -2,9 +2,9 @@
 //!
 //! Let every expert of the source have m copies, whose router rows are its own, and let m times as
 //! many be active. Copies have one logit, so the active ones are all copies of what the source
-//! sends a token to, and the softmax gives each an m-th of the expert's share. So if what the copies
-//! write, averaged, is what the expert writes, the mixture is equal. The average is one network: the
-//! copies' neurons side by side, fan-outs and biases divided by m.
+//! sends a token to, and the softmax gives each an m-th of the expert's share. So if what the
+//! copies write, averaged, is what the expert writes, the mixture is equal. The average is one
+//! network: the copies' neurons side by side, fan-outs and biases divided by m.
 //!
 //! Experts that the router cannot tell apart are chosen by their place: they correspond one by one
 //! where there is one copy of each, and all must be equal where there are more.
@@ -24,7 +24,7 @@ use super::sublayer::{Network, told};
 use super::suspect::Case;
 use crate::error::Result;
 use crate::model::{Experts, Mlp, Op};
-use ndarray::{Axis, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 
 const ROUTER: &str = "the router must treat every copy of an expert like the source's expert";
 
@@ -169,7 +169,8 @@ impl Mixtures<'_> {
             let shared = self.readers.1.shared;
             equations(Some(&source), Some(writes), self.map, self.modulo_one, shared)
         };
-        let found = hold(&average(&copies));
+        let neurons = source.fan_out.value.ncols();
+        let found = hold(&average(&copies, neurons));
         if found.hold() {
             found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
             return Ok(());
@@ -200,25 +201,37 @@ impl Mixtures<'_> {
     }
 }
 
-/// Networks side by side, what they write divided by their number.
-fn average(copies: &[Writes]) -> Writes {
+/// Networks side by side, what they write divided by their number. Each is filled up with neurons
+/// that do nothing to a multiple of `period`, so that a copy stands at its place in every network.
+fn average(copies: &[Writes], period: usize) -> Writes {
     let share = 1.0 / copies.len() as f64;
+    let missing = |count: usize| count.next_multiple_of(period.max(1)) - count;
+    let filled = |rows: &Bounded| {
+        let nothing = Bounded::zeros(missing(rows.rows()), rows.cols());
+        Bounded::stacked(&[rows.clone(), nothing])
+    };
     let rows: Vec<Bounded> = copies
         .iter()
         .filter_map(|writes| match &writes.keys {
-            Keys::Rows(rows) => Some(rows.clone()),
+            Keys::Rows(rows) => Some(filled(rows)),
             Keys::Patterns(..) => None,
         })
         .collect();
-    let linear: Vec<&(Bounded, Vec<usize>)> =
-        copies.iter().filter_map(|writes| writes.linear.as_ref()).collect();
+    let linear: Vec<Bounded> =
+        copies.iter().filter_map(|w| w.linear.as_ref().map(|(rows, _)| filled(rows))).collect();
     let linear = (!linear.is_empty()).then(|| {
-        let rows: Vec<Bounded> = linear.iter().map(|(rows, _)| rows.clone()).collect();
-        let rows = Bounded::stacked(&rows);
+        let rows = Bounded::stacked(&linear);
         let own = (0..rows.rows()).collect();
         (rows, own)
     });
-    let views: Vec<_> = copies.iter().map(|writes| writes.fan_out.value.view()).collect();
+    let blocks: Vec<Array2<f64>> = copies
+        .iter()
+        .flat_map(|writes| {
+            let value = &writes.fan_out.value;
+            [value.clone(), Array2::zeros((value.nrows(), missing(value.ncols())))]
+        })
+        .collect();
+    let views: Vec<_> = blocks.iter().map(|block| block.view()).collect();
     let joined = concatenate(Axis(1), &views).expect("experts write to one stream");
     let largest = |part: fn(&Stored) -> f64| {
         copies.iter().map(|writes| part(&writes.fan_out)).fold(0.0, f64::max)

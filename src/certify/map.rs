@@ -1,6 +1,7 @@
 //! Maps between activation spaces: `x_expanded = E x_source`.
 
 use super::bounded::Bounded;
+use super::words::from_to;
 use ndarray::Axis;
 
 /// What an expanded coordinate holds.
@@ -103,36 +104,42 @@ impl Map {
         image
     }
 
-    /// Such as `384 → 1000: 2 copies, 232 mean`.
+    /// Such as `384 → 1000: every channel copied 2 times, 232 hold the mean`.
     pub fn words(&self) -> String {
         let copies = self.copies();
-        let (least, most) =
-            (copies.iter().min().copied().unwrap_or(0), copies.iter().max().copied().unwrap_or(0));
-        let mut parts = vec![match (least, most) {
-            (1, 1) => "1 copy".to_string(),
-            _ if least == most => format!("{least} copies"),
-            _ => format!("{least} to {most} copies"),
-        }];
+        let fewest = copies.iter().min().copied().unwrap_or(0);
+        let most = copies.iter().max().copied().unwrap_or(0);
+        let same = (fewest, most, self.expanded()) == (1, 1, self.source);
+        let mut parts = match (fewest, most) {
+            (1, 1) if same && !self.in_order() => Vec::new(),
+            (1, 1) if same => vec!["as they are".to_string()],
+            (1, 1) => vec!["every channel once".to_string()],
+            both => vec![format!("every channel copied {} times", from_to(both))],
+        };
+        if !self.in_order() {
+            parts.push("permuted".to_string());
+        }
         let count = |kind: fn(&Entry) -> bool| self.entries.iter().filter(|e| kind(e)).count();
         let means = count(|e| matches!(e, Entry::Mean));
         let zeros = count(|e| matches!(e, Entry::Zero));
         let negative = count(|e| matches!(e, Entry::Copy { sign, .. } if *sign < 0.0));
         if means > 0 {
-            parts.push(format!("{means} mean"));
+            parts.push(format!("{means} hold the mean"));
         }
         if zeros > 0 {
-            parts.push(format!("{zeros} zero"));
+            parts.push(format!("{zeros} hold zero"));
         }
         if negative > 0 {
             parts.push(format!("{negative} with their sign turned"));
         }
-        if !self.in_order() {
-            parts.push("permuted".to_string());
-        }
         if self.scale != 1.0 {
             parts.push(format!("all times {:.6}", self.scale));
         }
-        format!("{} → {}: {}", self.source, self.expanded(), parts.join(", "))
+        let sizes = match self.source == self.expanded() {
+            true => self.source.to_string(),
+            false => format!("{} → {}", self.source, self.expanded()),
+        };
+        format!("{sizes}: {}", parts.join(", "))
     }
 
     /// Whether copy `i` is of coordinate `i mod source`.
@@ -161,7 +168,10 @@ mod tests {
 
     #[test]
     fn words_count_copies_and_means() {
-        assert_eq!(average(384, 1000).words(), "384 → 1000: 2 copies, 232 mean");
+        let words = "384 → 1000: every channel copied 2 times, 232 hold the mean";
+        assert_eq!(average(384, 1000).words(), words);
+        assert_eq!(average(4, 4).words(), "4: as they are");
+        assert_eq!(average(12, 20).words(), "12 → 20: every channel once, 8 hold the mean");
     }
 
     #[test]

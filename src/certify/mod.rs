@@ -11,8 +11,11 @@
 //! | embeddings: `Emb_T = Emb_S Eᵀ` | `stream` |
 //! | norm and its readers, with γ and β folded in | `reader` |
 //! | neurons and heads in groups, fan-outs summed | `channels`, `cluster`, `pattern` |
+//! | norms of queries and keys | `head_norm` |
+//! | norms behind a branch | `branch_norm` |
+//! | mixtures of experts | `experts` |
 //! | sublayers that write nothing | `align`, `sublayer` |
-//! | `ε_T = η² ε_S` | `sublayer` |
+//! | `ε_T = η² ε_S`, windows, active experts | `fields` |
 //! | heads | `outputs` |
 //!
 //! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
@@ -40,10 +43,13 @@ mod outputs;
 mod pattern;
 mod reader;
 mod side;
+mod spread;
 mod squares;
+mod stack;
 mod stream;
 mod sublayer;
 mod suspect;
+mod words;
 
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 pub use convolutional::certify_convnets;
@@ -56,9 +62,10 @@ use map::Map;
 use rayon::prelude::*;
 use side::{Caps, Side};
 use squares::Ledger;
+use stack::Stack;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use stream::{Factor, Stream, written_map};
+use stream::{Factor, written_map};
 use sublayer::{NO_NORM, Network, kind};
 
 /// Holds every equation against the weights of two models.
@@ -98,44 +105,43 @@ fn bytes((checkpoint, model): (&Checkpoint, &Model)) -> u64 {
 
 fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
     let (s, t) = (source.model, expanded.model);
-    let Some(parts) = discover::parts(&s.embedding, &t.embedding) else {
-        ledger.unknown("embedding", "the two models embed their input in different ways");
-        return Ok(());
-    };
     let layer_norm = reads_by_layer_norm_alone(s) && reads_by_layer_norm_alone(t);
-    let network = Network { source, expanded, layer_norm };
-    let found = discover::stream_map(source, expanded, &parts, layer_norm)?;
-    if found.unexplained * 2 > found.map.expanded() {
-        let reason = format!(
-            "the map of the hidden channels cannot be read off: {} of {} are neither a copy of a \
-             source channel nor the mean nor zero",
-            found.unexplained,
-            found.map.expanded()
-        );
-        ledger.unknown("embedding", reason);
-    }
-    ledger.map("hidden", found.map.words());
-    Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
-
-    let mut map = found.map;
-    match (&s.embedding.norm, &t.embedding.norm) {
+    let encoded: Map;
+    let mut network = Network { source, expanded, layer_norm, memory: (None, None) };
+    match (s.encoder.as_deref(), t.encoder.as_deref()) {
         (None, None) => {}
         (Some(a), Some(b)) => {
-            network.epsilon(&map, (a, b), "embedding norm", ledger);
-            match written_map(
-                (source, expanded),
-                &map,
-                (a, b),
-                ("embedding norm", Factor::Fitted),
-                ledger,
-            )? {
-                Some(written) => map = written,
-                None => ledger.unknown("embedding norm", NO_NORM),
-            }
+            let stack = Stack {
+                name: "encoder ",
+                embeddings: (&a.embedding, &b.embedding),
+                layers: (&a.layers, &b.layers),
+            };
+            let mut held = Ledger::new();
+            let found = stack.hold(&network, &mut held)?;
+            // They are told; the decoder has notes of its own.
+            held.notes = Default::default();
+            ledger.append(held);
+            let Some(found) = found else { return Ok(()) };
+            encoded = found;
+            let norms = (Some(&a.norm), Some(&b.norm));
+            let Some(readers) = reader::readers((source, expanded), &encoded, norms)? else {
+                ledger.unknown("encoder", NO_NORM);
+                return Ok(());
+            };
+            network.epsilon(&encoded, (&a.norm, &b.norm), "encoder norm", ledger);
+            network.memory = (Some(readers.0.as_memory()), Some(readers.1.as_memory()));
         }
-        _ => ledger.unknown("embedding norm", "only one of the two models has it"),
+        _ => {
+            ledger.unknown("encoder", "only one of the two models has one");
+            return Ok(());
+        }
     }
-    let map = layers(&network, map, ledger)?;
+    let stack = Stack {
+        name: "",
+        embeddings: (&s.embedding, &t.embedding),
+        layers: (&s.layers, &t.layers),
+    };
+    let Some(map) = stack.hold(&network, ledger)? else { return Ok(()) };
     if s.outputs.len() != t.outputs.len() {
         ledger.unknown("outputs", "the two models return different things");
     }
@@ -146,8 +152,11 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
 }
 
 /// Whether a constant over the channels, added to a sum on the stream, changes nothing: all that
-/// reads such a sum is a LayerNorm.
+/// reads such a sum is a LayerNorm. (That of an encoder is not looked for.)
 fn reads_by_layer_norm_alone(model: &Model) -> bool {
+    if model.encoder.is_some() {
+        return false;
+    }
     let mut behind_norm = model.embedding.norm.is_some();
     for sublayer in model.layers.iter().flatten() {
         if !behind_norm && sublayer.branches.iter().any(|branch| branch.norm.is_none()) {
@@ -181,11 +190,10 @@ fn norms(model: &Model) -> Vec<&Norm> {
     model.embedding.norm.iter().chain(inner).chain(last).collect()
 }
 
-/// Holds the layers; gives the map of the stream behind the last.
-fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
-    let sublayers = |model: &Model| -> Vec<Sublayer> { model.layers.concat() };
-    let (s, t) = (sublayers(network.source.model), sublayers(network.expanded.model));
-    let places = places(network.expanded.model);
+/// Holds the layers of a stack; gives the map of the stream behind the last.
+fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Result<Map> {
+    let (s, t) = (stack.layers.0.concat(), stack.layers.1.concat());
+    let places = places(stack);
     if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
         return post_norm_layers(network, map, (&s, &t), &places, ledger);
     }
@@ -203,7 +211,8 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }
-    let proven = |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0);
+    let proven =
+        |tried: &[(_, Ledger)]| tried.last().is_some_and(|(_, found)| found.faults() == 0.0);
     if !proven(&tried) {
         let pairs = align()?;
         if tried.iter().all(|(other, _)| *other != pairs) {
@@ -216,18 +225,8 @@ fn layers(network: &Network, map: Map, ledger: &mut Ledger) -> Result<Map> {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }
-    let best = tried.into_iter().min_by_key(|(_, found)| found.faults());
-    let (pairs, found) = best.expect("at least one alignment was tried");
-    let inserted: Vec<&str> = pairs
-        .iter()
-        .filter_map(|pair| match pair {
-            (None, Some(j)) => Some(places[*j].as_str()),
-            _ => None,
-        })
-        .collect();
-    if !inserted.is_empty() {
-        ledger.map("depth", format!("inserted, writing nothing: {}", inserted.join(", ")));
-    }
+    let best = tried.into_iter().min_by(|(_, a), (_, b)| a.faults().total_cmp(&b.faults()));
+    let (_, found) = best.expect("at least one alignment was tried");
     ledger.append(found);
     Ok(map)
 }
@@ -246,7 +245,7 @@ fn exhaustive(
     map: &Map,
     (s, t): (&[Sublayer], &[Sublayer]),
 ) -> Result<Vec<Pair>> {
-    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults() as f64);
+    let failed = |found: Result<Ledger>| found.map(|ledger| ledger.faults());
     let costs: Vec<f64> = (0..(s.len() + 1) * (t.len() + 1))
         .into_par_iter()
         .map(|cell| match (cell / (t.len() + 1), cell % (t.len() + 1)) {
@@ -264,11 +263,10 @@ fn exhaustive(
     }))
 }
 
-fn places(model: &Model) -> Vec<String> {
-    let layers = model.layers.iter().enumerate();
-    layers
-        .flat_map(|(i, layer)| layer.iter().map(move |s| format!("layer {i} {}", kind(s))))
-        .collect()
+fn places(stack: &Stack) -> Vec<String> {
+    let layers = stack.layers.1.iter().enumerate();
+    let place = |i: usize, s: &Sublayer| format!("{}layer {i} {}", stack.name, kind(s));
+    layers.flat_map(|(i, layer)| layer.iter().map(move |s| place(i, s))).collect()
 }
 
 fn hold_pairs(
@@ -306,8 +304,9 @@ fn post_norm_layers(
     ledger: &mut Ledger,
 ) -> Result<Map> {
     if s.len() != t.len() {
+        let unmatched = places.get(s.len()).map_or("depth", String::as_str);
         ledger.unknown(
-            "depth",
+            unmatched,
             format!(
                 "a norm behind every sublayer makes {} layers out of {} something else, up to ε: \
                  no lossless depth expansion is known",

@@ -42,8 +42,9 @@ pub(super) fn mlp_writes(reader: &Reader, mlp: &Mlp) -> Result<Writes> {
 /// adds the constant `Σ_h W_O^h b_V^h` to the output bias.
 fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     let query = reader.fold(&attention.query)?;
-    let key = reader.fold(&attention.key)?;
-    let Folded { weight: values, bias: value_bias } = reader.fold(&attention.value)?;
+    let others = reader.keys(attention);
+    let key = others.fold(&attention.key)?;
+    let Folded { weight: values, bias: value_bias } = others.fold(&attention.value)?;
     let fan_out = reader.side.stored(&attention.output.weight)?;
     let of: Vec<usize> = value_rows(attention);
     let mut constants = Bounded::zeros(of.len(), 1);
@@ -90,6 +91,16 @@ pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<String> {
         (Op::Attention(s), Op::Attention(t)) => {
             if s.causal != t.causal {
                 return Some("only one of the two is causal".into());
+            }
+            if s.reads_encoder != t.reads_encoder {
+                return Some("only one of the two reads what the encoder returns".into());
+            }
+            let distances = |attention: &Attention| {
+                let bias = attention.relative.as_ref()?;
+                Some((bias.table.rows(), bias.max_distance, bias.two_sided))
+            };
+            if distances(s) != distances(t) {
+                return Some("the two put distances between positions into other buckets".into());
             }
             if s.rotary.is_some() != t.rotary.is_some() {
                 return Some("only one of the two has rotary positions".into());

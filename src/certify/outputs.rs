@@ -23,6 +23,9 @@ const HIDDEN: &str = "the channels of a head's hidden layer must be copies of th
 struct Walk<'a> {
     map: Map,
     norms: (Option<&'a Norm>, Option<&'a Norm>),
+    /// By what the expanded model multiplies what the norms write, as a multiple of what the source
+    /// does: numbers in code.
+    factor: f64,
     /// Whether the source's numbers themselves have been reached.
     same_numbers: bool,
 }
@@ -36,7 +39,7 @@ impl Walk<'_> {
             Entry::Zero => true,
             Entry::Mean => false,
         };
-        let plain = self.norms.0.is_none() && self.map.scale == 1.0;
+        let plain = self.norms.0.is_none() && self.map.scale * self.factor == 1.0;
         self.same_numbers || (plain && self.map.entries.iter().all(chosen))
     }
 }
@@ -50,7 +53,8 @@ impl Network<'_> {
             ledger.unknown(place, "the two models compute this output in different steps");
             return Ok(ledger);
         }
-        let mut walk = Walk { map: map.clone(), norms: (None, None), same_numbers: false };
+        let (norms, map) = ((None, None), map.clone());
+        let mut walk = Walk { map, norms, factor: 1.0, same_numbers: false };
         let linear = |step: &Step| matches!(step, Step::Linear(_));
         let head = source.steps.iter().rposition(linear).filter(|at| {
             let pointwise = |step: &Step| matches!(step, Step::Activation(_) | Step::Softcap(_));
@@ -61,14 +65,18 @@ impl Network<'_> {
                 (Step::Position(s), Step::Position(t)) if s == t => true,
                 // A mean over positions commutes with every map of the channels.
                 (Step::MeanFrom(s), Step::MeanFrom(t)) if s == t => true,
-                (Step::Norm(s), Step::Norm(t)) => {
+                (Step::Scale(s), Step::Scale(t)) if !walk.same_numbers => {
+                    walk.factor *= t / s;
+                    true
+                }
+                (Step::Norm(s), Step::Norm(t)) if walk.factor == 1.0 => {
                     self.norm(&mut walk, (s, t), place, &mut ledger)?
                 }
                 (Step::Linear(s), Step::Linear(t)) if Some(at) == head && source.fixed => {
                     walk.same_numbers = true;
                     self.head(&walk, (s, t), place, &mut ledger)?
                 }
-                (Step::Linear(s), Step::Linear(t)) => {
+                (Step::Linear(s), Step::Linear(t)) if walk.factor == 1.0 => {
                     self.hidden(&mut walk, (s, t), place, &mut ledger)?
                 }
                 (Step::Activation(s), Step::Activation(t)) if s == t && walk.selects() => true,
@@ -117,10 +125,16 @@ impl Network<'_> {
         if walk.same_numbers {
             return Ok(());
         }
+        if walk.factor != 1.0 {
+            ledger.unknown(place, format!("code makes it {:.6} times the source's", walk.factor));
+        }
         let map = match walk.norms {
             (Some(s), Some(t)) => {
                 let sides = (self.source, self.expanded);
-                match written_map(sides, &walk.map, (s, t), (place, Factor::SAME), ledger)? {
+                // Without a weight, nothing can make up for what the width does to the norm.
+                let weightless = s.weight.is_none() && t.weight.is_none();
+                let factor = if weightless { Factor::Fitted } else { Factor::SAME };
+                match written_map(sides, &walk.map, (s, t), (place, factor), ledger)? {
                     Some(map) => map,
                     None => {
                         ledger.unknown(place, NO_NORM);
@@ -148,10 +162,14 @@ impl Network<'_> {
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<bool> {
-        let Some(readers) = readers((self.source, self.expanded), &walk.map, walk.norms)? else {
+        let Some(mut readers) = readers((self.source, self.expanded), &walk.map, walk.norms)?
+        else {
             ledger.unknown(place, NO_NORM);
             return Ok(false);
         };
+        if let Some((_, factor)) = &mut readers.1.through {
+            *factor *= walk.factor;
+        }
         let rows = s.weight.rows();
         if rows != t.weight.rows() {
             ledger.unknown(place, "the two heads have different numbers of rows");
@@ -176,7 +194,8 @@ impl Network<'_> {
             }
         }
         if !compared.weight.holds() || !compared.bias.holds() {
-            let blame = head_fault((&readers.0, &readers.1), (s, t), &compared, rows)?;
+            let both = (&readers.0, &readers.1);
+            let blame = head_fault(both, (s, t), &compared, rows)?;
             ledger.fail(told((HEAD, blame), place));
         }
         Ok(true)

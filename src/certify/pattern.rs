@@ -8,6 +8,9 @@
 //! the keys agree up to a factor and the queries up to its inverse. A channel whose query or key is
 //! zero contributes nothing.
 //!
+//! A bias for relative positions is part of the pattern: one number for each bucket of distances
+//! that some pair of positions has, up to one that they have in common, which the softmax ignores.
+//!
 //! Behind a soft cap what is constant over the keys is so no more, and behind a norm of the keys
 //! their bias is not: then it counts. Norms of queries and keys are folded in by `head_norm`; the
 //! mask, the window and the cap itself are compared before patterns are.
@@ -16,12 +19,16 @@ use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
 use super::head_norm::{Denominator, behind_norm};
 use super::reader::{Folded, Reader};
+use super::side::Side;
 use crate::error::Result;
 use crate::model::{Attention, Linear, Norm};
 
 /// A head's pattern: its channels that contribute.
 pub(super) struct Pattern {
     channels: Vec<Channel>,
+    /// The bias of each bucket but the first less that of the first, `[1, n]`; no number without
+    /// relative positions.
+    distances: Bounded,
     /// What the norms of the head's queries and keys divide by.
     normed: Option<[usize; 2]>,
     /// Of all heads.
@@ -70,6 +77,21 @@ fn factors(
     Ok(Factors { rows, constant, denominators })
 }
 
+/// The biases for relative positions, `[heads, n]`: those of the `n` buckets that can be reached
+/// behind the first, less that of the first.
+///
+/// # Errors
+/// If the table cannot be read.
+pub(super) fn relative_biases(side: &Side, attention: &Attention) -> Result<Bounded> {
+    let Some(bias) = &attention.relative else { return Ok(Bounded::zeros(attention.heads, 0)) };
+    let reachable = bias.reachable();
+    let table = side.read(&bias.table)?.pick(&reachable);
+    let (mut rest, first) = (table.slice(1, reachable.len() - 1), table.slice(0, 1));
+    rest.value -= &first.value;
+    rest.variance += &first.variance;
+    Ok(rest.transposed())
+}
+
 /// Reads off the pattern of every query head.
 ///
 /// # Errors
@@ -85,7 +107,9 @@ pub(super) fn patterns(
     let query_norm = norms.map(|norms| &norms.query);
     let key_norm = norms.map(|norms| &norms.key);
     let queries = factors(reader, (&attention.query, query), query_norm, size)?;
-    let keys = factors(reader, (&attention.key, key), key_norm, size)?;
+    let others = reader.keys(attention);
+    let keys = factors(&others, (&attention.key, key), key_norm, size)?;
+    let distances = relative_biases(reader.side, attention)?;
     let rows = (queries.rows.times(attention.scale), keys.rows);
     // What is constant over the keys is invisible, unless a soft cap bends it.
     let left_out = if attention.softcap.is_some() { 0 } else { keys.constant };
@@ -120,7 +144,8 @@ pub(super) fn patterns(
         channels.extend((2 * turned..size).map(plain));
         channels.retain(|c| !c.key.row(0).is_zero(0.0) && !c.query.row(0).is_zero(0.0));
         let normed = norms.map(|_| [head, head / group]);
-        Pattern { channels, normed, denominators: denominators.clone() }
+        let distances = distances.slice(head, 1);
+        Pattern { channels, distances, normed, denominators: denominators.clone() }
     };
     Ok((0..attention.heads).map(pattern).collect())
 }
@@ -129,8 +154,14 @@ impl Pattern {
     /// Whether the two patterns are equal within `units` of their bounds, but for the ε of norms of
     /// queries and keys.
     pub fn equals(&self, other: &Pattern, units: f64) -> bool {
-        self.partners(other, units).is_some()
+        self.distances.row(0).equals(&other.distances.row(0), Ratio::ONE, units)
+            && self.partners(other, units).is_some()
             && self.divided(other).iter().all(|(mine, theirs)| mine.equals(theirs))
+    }
+
+    /// Whether the biases for relative positions are all that differs.
+    pub fn differs_in_distances(&self, other: &Pattern) -> bool {
+        !self.equals(other, UNITS) && self.partners(other, UNITS).is_some()
     }
 
     /// Whether the ε of these norms agree too.
@@ -183,6 +214,8 @@ impl Pattern {
 
     /// Adds the equations of two equal patterns; `head` is this one's number.
     pub fn agree(&self, other: &Pattern, head: usize, agreement: &mut Agreement) {
+        let distances = (self.distances.row(0), other.distances.row(0));
+        agreement.add(&distances.0, &distances.1, Ratio::ONE, head, 0);
         for (mine, theirs, ratio) in self.partners(other, UNITS).unwrap_or_default() {
             let (mine, theirs) = (&self.channels[mine], &other.channels[theirs]);
             let inverse = ratio.inverse();

@@ -9,7 +9,7 @@ use super::map::{Entry, Map};
 use super::side::Side;
 use super::stream::eta_squared;
 use crate::error::Result;
-use crate::model::{Lens, Linear, Norm, NormKind};
+use crate::model::{Attention, Lens, Linear, Norm, NormKind, Op};
 use ndarray::Zip;
 
 /// How a model's linear layers read one point of the stream.
@@ -24,6 +24,16 @@ pub(super) struct Reader<'a> {
     pub shared: f64,
     /// LayerScale of the branch that reads: a factor on what it writes.
     pub scale: Option<&'a Lens>,
+    /// How cross-attention reads what the encoder returned.
+    pub memory: Option<Memory<'a>>,
+}
+
+/// How a model's cross-attention reads what the encoder returned: fields as those of [`Reader`].
+#[derive(Clone, Copy)]
+pub(super) struct Memory<'a> {
+    norm: Option<&'a Norm>,
+    through: Option<(&'a Map, f64)>,
+    shared: f64,
 }
 
 /// A linear layer as a function of the source's normalised stream.
@@ -52,7 +62,8 @@ pub(super) fn readers<'a>(
         (None, None) => (map.scale, map.scale_error),
         _ => return Ok(None),
     };
-    let reader = |side, norm, through| Reader { side, norm, through, shared, scale: None };
+    let reader =
+        |side, norm, through| Reader { side, norm, through, shared, scale: None, memory: None };
     Ok(Some((reader(source, norms.0, None), reader(expanded, norms.1, Some((map, factor))))))
 }
 
@@ -68,7 +79,7 @@ pub(super) fn reader_alone<'a>(
         (Some(map), None) => Some((map, map.scale)),
         (Some(map), Some(norm)) => Some((map, map.scale / eta_squared(map, norm.kind)?.sqrt())),
     };
-    Some(Reader { side, norm, through, shared: 0.0, scale: None })
+    Some(Reader { side, norm, through, shared: 0.0, scale: None, memory: None })
 }
 
 /// How far the expanded norm's weight is from the source's, scaled and copied: at most its unit of
@@ -91,7 +102,30 @@ fn rounding_of_norm(
     Ok(error.min(expanded.unit_of_gamma(t)))
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// This way of reading, for cross-attention behind an encoder.
+    pub fn as_memory(&self) -> Memory<'a> {
+        Memory { norm: self.norm, through: self.through, shared: self.shared }
+    }
+
+    /// How keys and values are made: from the stream, or from what the encoder returned.
+    pub fn keys(&self, attention: &Attention) -> Reader<'a> {
+        match self.memory {
+            Some(Memory { norm, through, shared }) if attention.reads_encoder => {
+                Reader { norm, through, shared, ..*self }
+            }
+            _ => *self,
+        }
+    }
+
+    /// [`Reader::shared`] of all that an op reads.
+    pub fn shared_by(&self, op: &Op) -> f64 {
+        match op {
+            Op::Attention(attention) => self.shared.max(self.keys(attention).shared),
+            _ => self.shared,
+        }
+    }
+
     /// Folds a whole layer.
     pub fn fold(&self, linear: &Linear) -> Result<Folded> {
         self.fold_rows(linear, 0, linear.weight.rows())
@@ -112,17 +146,27 @@ impl Reader<'_> {
             None => Bounded::ones(stored.value.ncols()),
         };
         let (width, targets) = self.targets(stored.value.ncols());
+        let means = self.means();
         let mut weight = Bounded::zeros(count, width);
         Zip::from(stored.value.rows())
             .and(weight.value.rows_mut())
             .and(weight.variance.rows_mut())
             .for_each(|row, mut values, mut variances| {
+                let mut mean = (0.0, 0.0);
                 for (j, w) in row.iter().enumerate() {
+                    if let Some(factor) = &means {
+                        mean.0 += factor[j] * w;
+                        mean.1 += factor[j] * factor[j] * stored.variance(*w);
+                    }
                     let Some((of, factor)) = targets[j] else { continue };
                     let (g, spread) = (gamma.value[[j, 0]], gamma.variance[[j, 0]]);
                     values[of] += factor * g * w;
                     variances[of] +=
                         factor * factor * (stored.variance(*w) * g * g + w * w * spread);
+                }
+                if means.is_some() {
+                    values += mean.0;
+                    variances += mean.1;
                 }
             });
         if self.is_layer_norm() {
@@ -141,6 +185,17 @@ impl Reader<'_> {
             Entry::Mean | Entry::Zero => None,
         };
         (map.source, map.entries.iter().map(target).collect())
+    }
+
+    /// What each column takes of every source channel: a norm makes channels that hold the mean
+    /// zero, and a reader without one reads them. `None` where there are none.
+    fn means(&self) -> Option<Vec<f64>> {
+        let (map, factor) = self.through.filter(|_| self.norm.is_none())?;
+        let share = |entry: &Entry| match entry {
+            Entry::Mean => factor / map.source as f64,
+            Entry::Copy { .. } | Entry::Zero => 0.0,
+        };
+        map.entries.contains(&Entry::Mean).then(|| map.entries.iter().map(share).collect())
     }
 
     fn is_layer_norm(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::bounded::{Bounded, UNITS};
 use super::certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
+use super::words::Notes;
 use crate::model::Lens;
 
 /// Largest root mean square of many residuals, in units of their bounds, that rounding explains:
@@ -193,11 +194,14 @@ pub(super) struct Place<'a> {
 #[derive(Default)]
 pub(super) struct Ledger {
     pub certificate: Certificate,
+    /// What shows the kind of expansion.
+    pub notes: Notes,
 }
 
 impl Ledger {
     pub fn new() -> Self {
-        Ledger { certificate: Certificate { exact: true, ..Certificate::default() } }
+        let certificate = Certificate { exact: true, ..Certificate::default() };
+        Ledger { certificate, notes: Notes::default() }
     }
 
     /// Books an equation that holds.
@@ -232,6 +236,7 @@ impl Ledger {
 
     /// Adds what another ledger found, behind this one's.
     pub fn append(&mut self, other: Ledger) {
+        self.notes.append(other.notes);
         let (mine, other) = (&mut self.certificate, other.certificate);
         mine.maps.extend(other.maps);
         mine.equations += other.equations;
@@ -243,9 +248,12 @@ impl Ledger {
         mine.unknown.extend(other.unknown);
     }
 
-    /// How many equations fail or cannot be judged.
-    pub fn faults(&self) -> usize {
-        self.certificate.failures.len() + self.certificate.unknown.len()
+    /// How many equations fail or cannot be judged. A wrong ε fails in every sublayer, and says
+    /// nothing against their being the same: it counts for little.
+    pub fn faults(&self) -> f64 {
+        let fault = |failure: &Failure| if failure.reach == Reach::Epsilon { 1e-3 } else { 1.0 };
+        let failures: f64 = self.certificate.failures.iter().map(fault).sum();
+        failures + self.certificate.unknown.len() as f64
     }
 }
 

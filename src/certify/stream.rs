@@ -320,6 +320,11 @@ pub(super) fn written_map(
     }
     let rhs = weight_map.image(&source.gamma(norms.0, map.source)?);
     let unit = expanded.unit_of_gamma(norms.1);
+    if norms.1.weight.is_none() {
+        // γ is 1 exactly, but the factor in front of it is computed.
+        let spread = lhs.value.mapv(|factor| (factor * (unit + map.scale_error)).powi(2));
+        lhs.variance += &spread;
+    }
     let (scale, scale_error, shared) = match wanted {
         Factor::Known { scale, error } => (scale, error, unit + map.scale_error + error),
         Factor::Fitted => {

@@ -9,10 +9,12 @@ use super::fields::window;
 use super::layer_scale::scale_fault;
 use super::map::Map;
 use super::ops::{incomparable, writes};
-use super::reader::{Reader, reader_alone, readers};
+use super::reader::{Memory, Reader, reader_alone, readers};
 use super::side::Side;
+use super::spread::{Spread, read_equally};
 use super::squares::{Ledger, Place, Residual, failure};
 use super::suspect::Case;
+use super::words::Silent;
 use crate::error::Result;
 use crate::model::{Branch, Lens, Linear, Norm, NormKind, Op, Sublayer};
 
@@ -23,6 +25,8 @@ pub(super) struct Network<'a> {
     pub expanded: &'a Side<'a>,
     /// Whether everything that reads the stream is a LayerNorm.
     pub layer_norm: bool,
+    /// How the source's and the expanded model's cross-attention read what their encoders return.
+    pub memory: (Option<Memory<'a>>, Option<Memory<'a>>),
 }
 
 impl<'a> Network<'a> {
@@ -56,6 +60,7 @@ impl<'a> Network<'a> {
                 ledger.unknown(place, NO_NORM);
                 continue;
             };
+            (readers.0.memory, readers.1.memory) = self.memory;
             (readers.0.scale, readers.1.scale) = (s.scale.as_ref(), t.scale.as_ref());
             if let (Some(s), Some(t)) = norms {
                 self.epsilon(map, (s, t), place, &mut ledger);
@@ -100,12 +105,17 @@ impl<'a> Network<'a> {
     ) -> Result<Constants> {
         let s = writes(readers.0, &source.op)?;
         let t = writes(readers.1, &expanded.op)?;
-        let shared = readers.1.shared;
+        let shared = readers.1.shared_by(&expanded.op);
         let found = equations(Some(&s), Some(&t), map, modulo_one, shared);
         for residual in found.residuals() {
             if residual.holds() && residual.entries > 0 {
                 ledger.hold(residual);
             }
+        }
+        if found.inside_holds() {
+            let (notes, ops) = (&mut ledger.notes, (&source.op, &expanded.op));
+            notes.spreads.extend(Spread::of(place, ops, readers.1.side, &t, &found.groups)?);
+            notes.equal_reads.extend(read_equally(readers.1, &expanded.op)?);
         }
         self.head_epsilons(&found, &expanded.op, place, ledger);
         let mut failure = None;
@@ -154,12 +164,14 @@ impl<'a> Network<'a> {
     ) -> Result<Ledger> {
         let mut ledger = Ledger::new();
         let side = if expanded { self.expanded } else { self.source };
+        let mut zero = true;
         for branch in &sublayer.branches {
-            if let Some(what) = unproven(branch) {
+            let zeros = writes_zeros(side, branch)?;
+            if let (None, Some(what)) = (zeros, unproven(branch)) {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
-            let zeros = writes_zeros(side, branch)?;
+            zero &= zeros.is_some();
             if zeros.is_some() || branch.post_norm.is_some() {
                 // What feeds zeros does not matter, but it must be there, and finite.
                 branch.lenses().try_for_each(|lens| side.is_zero(lens).map(|_| ()))?;
@@ -171,6 +183,9 @@ impl<'a> Network<'a> {
                     self.written_alone(map, (side, branch), expanded, place, &mut ledger)?
                 }
             }
+        }
+        if ledger.faults() == 0.0 {
+            ledger.notes.silent.push(Silent { place: place.into(), zero, expanded });
         }
         Ok(ledger)
     }
@@ -190,6 +205,7 @@ impl<'a> Network<'a> {
             return Ok(());
         };
         reader.scale = branch.scale.as_ref();
+        reader.memory = if expanded { self.memory.1 } else { self.memory.0 };
         // Of a mixture, every expert by itself: then it does not matter which are active.
         let ops: Vec<Op> = match &branch.op {
             Op::Experts(experts) => {
@@ -277,6 +293,12 @@ fn left_behind_norm(side: &Side, branch: &Branch, norm: &Norm, place: &str) -> R
 
 /// The part of a branch for which there are no equations.
 fn unproven(branch: &Branch) -> Option<&'static str> {
+    if let Op::Attention(attention) = &branch.op {
+        // What is constant over the keys is so no more behind a soft cap.
+        if attention.relative.is_some() && attention.softcap.is_some() {
+            return Some("a bias for each distance behind a soft cap");
+        }
+    }
     let experts = matches!(branch.op, Op::Experts(_));
     match (&branch.post_norm, &branch.scale) {
         (Some(_), Some(_)) => Some("LayerScale behind a norm"),
@@ -296,9 +318,10 @@ pub(super) fn told((rule, blame): Verdict, place: &str) -> Failure {
     failure(rule, Place { name: place, tensors }, &blame.residual, index, blame.cause)
 }
 
-/// `attention`, `MLP` or `experts`.
+/// `attention`, `cross-attention`, `MLP` or `experts`.
 pub(super) fn kind(sublayer: &Sublayer) -> &'static str {
     match sublayer.branches.first().map(|b| &b.op) {
+        Some(Op::Attention(attention)) if attention.reads_encoder => "cross-attention",
         Some(Op::Attention(_)) => "attention",
         Some(Op::Experts(_)) => "experts",
         _ => "MLP",

@@ -41,7 +41,7 @@ fn smaller(source: &Checkpoint, small: &Model, large: &Model) -> Option<Error> {
 }
 
 fn other_family(small: &Model, large: &Model) -> Option<Error> {
-    let pair = [small.family, large.family];
+    let pair = [small.family.name, large.family.name];
     if pair[0] == pair[1] || SAME.iter().any(|same| pair.iter().all(|f| same.contains(f))) {
         return None;
     }

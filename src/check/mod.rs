@@ -80,7 +80,7 @@ pub struct Subject {
 
 impl Subject {
     fn new(checkpoint: &Checkpoint, model: &Model) -> Self {
-        Subject::of(checkpoint, model.family, model.sizes.clone(), model.buffers.clone())
+        Subject::of(checkpoint, model.family.name, model.sizes.clone(), model.buffers.clone())
     }
 
     fn of(
@@ -188,7 +188,7 @@ fn add_strangers(
         }
         certificate.unknown.push(Unknown {
             subject: name.to_string(),
-            reason: format!("no part of the {which} {} model reads this tensor", model.family),
+            reason: format!("no part of the {which} {} model reads this tensor", model.family.name),
         });
     }
 }

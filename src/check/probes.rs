@@ -64,11 +64,15 @@ fn generator(seed: u64) -> ChaCha8Rng {
 /// Tokens past the end of a window.
 const BEYOND: usize = 4;
 
-/// Tokens of the smallest window of attention, if there is one.
+/// Tokens of the smallest window of attention, or the distance from which on relative positions
+/// look alike, if there is one.
 fn smallest_window(model: &Model) -> Option<usize> {
     let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
     let windows = branches.filter_map(|branch| match &branch.op {
-        Op::Attention(attention) => attention.window.map(|window| window.size),
+        Op::Attention(attention) => {
+            let distance = attention.relative.as_ref().map(|bias| bias.max_distance);
+            attention.window.map(|window| window.size).or(distance)
+        }
         _ => None,
     });
     windows.min()

@@ -33,7 +33,8 @@ pub(super) struct ExpandArguments {
     /// Neurons of the feed-forward network [default: the source's]
     #[arg(long, value_name = "N")]
     intermediate_size: Option<usize>,
-    /// Number of layers [default: the source's]
+    /// Number of layers [default: the source's]; of an encoder–decoder, of the decoder: the encoder
+    /// grows by as many
     #[arg(long, value_name = "N")]
     num_hidden_layers: Option<usize>,
     /// Experts per layer; as many times more of them are active [default: the source's]

@@ -111,7 +111,7 @@ fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
             Expected::Image { channels, height, width, .. } => Some([channels, height, width]),
             Expected::Tokens { .. } => None,
         };
-        return Ok(Input::Image { pixels: pixels::read(file, shape, model.family)? });
+        return Ok(Input::Image { pixels: pixels::read(file, shape, model.family.name)? });
     }
     if arguments.input_ids.is_none() {
         return Err(no_input(model));
@@ -133,7 +133,7 @@ fn input(arguments: &LogitsArguments, model: &Model) -> Result<Input> {
         return Ok(Input::Pair { ids, mask, decoder_ids, decoder_mask });
     }
     if model.encoder.is_some() {
-        let problem = format!("a {} also reads token ids: --decoder-input-ids", model.family);
+        let problem = format!("a {} also reads token ids: --decoder-input-ids", model.family.name);
         return Err(Error::new(Class::Usage, problem).help("write --decoder-input-ids \"0 37\""));
     }
     Ok(Input::Tokens {
@@ -152,7 +152,7 @@ fn no_input(model: &Model) -> Error {
             ("an image: --pixels", "write --pixels FILE, or --pixels random:0")
         }
     };
-    let problem = format!("a {} reads {what} is missing", model.family);
+    let problem = format!("a {} reads {what} is missing", model.family.name);
     Error::new(Class::Usage, problem).help(advice)
 }
 
@@ -198,7 +198,7 @@ fn outputs<R: Real + Serialize>(
         data: output.values.into_iter().collect(),
         meaningful: output.meaningful,
     });
-    Ok(print(model.family, outputs.collect()))
+    Ok(print(model.family.name, outputs.collect()))
 }
 
 /// As JSON, with a newline at the end.

@@ -8,10 +8,10 @@
 
 use super::Options;
 use super::linear::Duty;
-use super::maps::Map;
-use super::plan::{Job, Ports};
+use super::plan::{Job, Ports, Rule, encoded};
+use super::rules::{Map, layer_scale};
 use super::stream::Stream;
-use super::{attention, experts, mlp, norm, scale};
+use super::{attention, experts, mlp, norm};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::{Branch, Norm, Op};
@@ -36,9 +36,9 @@ pub(super) fn jobs(
         ports.read = written;
     }
     if let (Some(from), Some(to)) = (&source.scale, &expanded.scale) {
-        let (job, before) = scale::job((from, to), &from.read(checkpoint)?, &ports.write);
-        jobs.push(job);
-        ports.write = Arc::new(before);
+        let scale = layer_scale(&from.read(checkpoint)?, &ports.write)?;
+        jobs.push(Job::new(from, to, Rule::Given(Arc::new(scale.factors))));
+        ports.write = Arc::new(scale.write);
     }
     let mut duty = duty;
     if let (Some(from), Some(to)) = (&source.post_norm, &expanded.post_norm) {
@@ -51,6 +51,10 @@ pub(super) fn jobs(
     }
     jobs.extend(match (&source.op, &expanded.op) {
         (Op::Attention(from), Op::Attention(to)) => {
+            // Queries read the stream, keys and values the encoder's: one map for both.
+            if from.reads_encoder && *ports.read != encoded(stream) {
+                return Err(Error::unsupported("cross-attention reads two maps"));
+            }
             attention::jobs(from, to, &ports, duty, options.free)?
         }
         (Op::Mlp(from), Op::Mlp(to)) => mlp::jobs(from, to, &ports, duty, 1.0)?,

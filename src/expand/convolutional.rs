@@ -8,9 +8,9 @@
 
 use super::Options;
 use super::linear::{self, Duty};
-use super::maps::Map;
 use super::memory;
 use super::random::{Random, root_mean_square};
+use super::rules::Map;
 use crate::checkpoint::{Checkpoint, Config, Dtype, Tensor};
 use crate::error::{Error, Result};
 use crate::model::convolutional::{

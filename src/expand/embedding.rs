@@ -9,9 +9,9 @@
 //! the projection writes the stream.
 
 use super::linear::Duty;
-use super::maps::Map;
 use super::norm;
 use super::plan::{Job, Ports, Rule, linear_jobs};
+use super::rules::Map;
 use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::model::{Embedding, Table};

@@ -7,9 +7,9 @@
 
 use super::Free;
 use super::linear::Duty;
-use super::maps::Map;
 use super::mlp;
 use super::plan::{Job, Ports, linear_jobs};
+use super::rules::Map;
 use crate::error::{Error, Result};
 use crate::model::Experts;
 use std::sync::Arc;

@@ -1,15 +1,12 @@
-//! Linear layers: the one primitive.
+//! Linear layers of the expanded model: what each must compute, and with which free numbers.
 //!
-//! `W_T E_in = E_out W_S` says that the expanded layer maps E_in x to E_out (W_S x) for every x.
-//! All its solutions are `W_T = E_out W_S L + Z (I − E_in L)`, where `L E_in = I` and Z is
-//! arbitrary: block sums, unequal shares of copies and arbitrary residue columns (LEMON, sections 3
-//! and 4) are instances. With Z random, copies get different weights, and training tells them
-//! apart.
+//! The rule is [`super::rules::linear()`] (LEMON, sections 3 and 4): block sums, unequal shares of
+//! copies and arbitrary residue columns are instances of one equation.
 
 use super::Free;
-use super::maps::{Entry, Map, Share};
 use super::memory;
 use super::random::{Random, root_mean_square};
+use super::rules::{Entry, Map, Share, cancelling, linear, opposite};
 use crate::error::Result;
 use ndarray::Array2;
 
@@ -47,48 +44,30 @@ pub(super) fn expand(
     free: Free,
     random: &mut Random,
 ) -> Result<Array2<f64>> {
-    let mut expanded = memory::zeros(rows.len(), columns.len())?;
-    if let Some(share) = share(duty, free) {
-        let split = columns.split(share);
-        let mean = rows.has_means().then(|| rows.mean_row(weight) * rows.scale());
-        for (entry, row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
-            match (entry, &mean) {
-                (Entry::Copy(j), _) if rows.scale() == 1.0 => split.add(weight.row(*j), row),
-                (Entry::Copy(j), _) => split.add((&weight.row(*j) * rows.scale()).view(), row),
-                (Entry::Mean, Some(mean)) => split.add(mean.view(), row),
-                (Entry::Mean, None) | (Entry::Zero, _) => {}
-            }
+    let count = columns.len();
+    let size = FREE_SHARE * root_mean_square(weight) * (rows.scale() / columns.scale()).abs();
+    let mut expanded = match (duty, free) {
+        (Duty::Nothing, _) | (Duty::Cancel, Free::Zero) => memory::zeros(rows.len(), count)?,
+        (Duty::Cancel, Free::Equal) => opposite(weight, rows, columns)?,
+        (Duty::Cancel, Free::Projection) => {
+            cancelling(rows, columns, |_| Some(random.vector(count, size)))?
         }
-    }
-    if free == Free::Projection && !matches!(duty, Duty::Nothing | Duty::SameRows) {
-        let size = FREE_SHARE * root_mean_square(weight) * (rows.scale() / columns.scale()).abs();
-        let split = columns.split(Share::Equal);
-        for (entry, mut row) in rows.entries().iter().zip(expanded.outer_iter_mut()) {
-            match entry {
-                Entry::Copy(_) => {
-                    let mut numbers = random.vector(columns.len(), size);
-                    split.hide(&mut numbers);
-                    row += &numbers;
-                }
-                Entry::Zero if duty == Duty::SameOrAnything => {
-                    row.assign(&random.vector(columns.len(), size));
-                }
-                Entry::Zero | Entry::Mean => {}
-            }
+        (_, Free::Zero) => linear(weight, rows, columns, Share::First, |_| None)?,
+        (Duty::SameRows, _) | (_, Free::Equal) => {
+            linear(weight, rows, columns, Share::Equal, |_| None)?
+        }
+        (Duty::Same | Duty::SameOrAnything, Free::Projection) => {
+            let initial = |_| Some(random.vector(count, size));
+            linear(weight, rows, columns, Share::Equal, initial)?
+        }
+    };
+    if duty == Duty::SameOrAnything && free == Free::Projection {
+        let pairs = rows.entries().iter().zip(expanded.outer_iter_mut());
+        for (_, mut row) in pairs.filter(|(entry, _)| **entry == Entry::Zero) {
+            row.assign(&random.vector(count, size));
         }
     }
     Ok(expanded)
-}
-
-/// How copies share what the source reads; `None` where nothing of it remains.
-fn share(duty: Duty, free: Free) -> Option<Share> {
-    match (duty, free) {
-        (Duty::Nothing, _) => None,
-        (Duty::Cancel, Free::Equal) => Some(Share::Opposite),
-        (Duty::Cancel, Free::Projection | Free::Zero) => None,
-        (_, Free::Zero) => Some(Share::First),
-        (_, Free::Projection | Free::Equal) => Some(Share::Equal),
-    }
 }
 
 #[cfg(test)]
@@ -120,18 +99,6 @@ mod tests {
             Map::average(3, 8).scaled(2.0),
         ];
         outs.iter().flat_map(|o| ins.iter().map(move |i| (o.clone(), i.clone()))).collect()
-    }
-
-    #[test]
-    fn the_expanded_matrix_maps_the_image_as_the_source_does() {
-        for (rows, columns) in pairs() {
-            for free in FREE {
-                let expanded = make(&rows, &columns, Duty::Same, free);
-                let wanted = rows.expand_rows(&weight(4, 3));
-                let error = expanded.dot(&dense(&columns)) - wanted;
-                assert!(error.iter().all(|e| e.abs() < 1e-12), "{rows:?} {columns:?} {free:?}");
-            }
-        }
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! copied alike, so that each product keeps its partners (LEMON, section 4.2).
 
 use super::linear::Duty;
-use super::maps::Map;
 use super::plan::{Job, Ports, linear_jobs};
+use super::rules::Map;
 use crate::error::{Error, Result};
 use crate::model::Mlp;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Lossless expansion: a larger model that computes what the small one computes.
 //!
 //! The rules are LEMON's (*Lossless Model Expansion*, Wang et al., ICLR 2024, arXiv 2310.07999), a
-//! file each, written against the tree of [`crate::model`] and never against a family. `plan`
-//! decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
+//! file each: the elementary ones in [`rules`], on matrices; those of a model's parts beside it,
+//! written against the tree of [`crate::model`] and never against a family. `plan` decides which rule serves which tensor, and refuses what cannot be lossless; nothing is silently
 //! adapted.
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
@@ -18,15 +18,14 @@ mod depth;
 mod embedding;
 mod experts;
 mod linear;
-mod maps;
 mod memory;
 mod mlp;
 mod norm;
 mod outputs;
 mod plan;
 mod random;
+pub mod rules;
 mod same;
-mod scale;
 mod sizes;
 mod stream;
 mod vectors;
@@ -36,7 +35,7 @@ pub use convolutional::{ConvTarget, expand_convnet};
 
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::Result;
-use crate::model::{Catalog, Model, family_of};
+use crate::model::{Catalog, Model};
 
 /// The sizes asked for, all counts; `None` keeps the source's.
 ///
@@ -54,7 +53,7 @@ pub struct Target {
     pub head_dim: Option<usize>,
     /// Neurons of the feed-forward network.
     pub intermediate: Option<usize>,
-    /// Number of layers.
+    /// Number of layers; of an encoder–decoder, of the decoder, and the encoder grows by as many.
     pub layers: Option<usize>,
     /// Experts per layer; as many times more of them are active.
     pub experts: Option<usize>,
@@ -97,6 +96,7 @@ pub struct Options {
     pub new_layers: NewLayers,
     /// For each new layer, how many of the source's layers come before it; `None` spreads them
     /// evenly. A new layer is a copy of the layer before it (or of the first), but for its outputs.
+    /// An encoder's, beside a decoder, stand at the same places, or behind its last layer.
     pub insert_after: Option<Vec<usize>>,
     /// Number format of all weights; `None` keeps each tensor's.
     pub dtype: Option<Dtype>,
@@ -116,7 +116,7 @@ pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<C
 }
 
 fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
-    let family = family_of(source.config())?;
+    let family = model.family;
     plan::check_every_tensor_is_known(source, model)?;
     let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
     let dtype = |name: &str| options.dtype.or_else(|| stored(name));
@@ -125,8 +125,20 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     let wanted = sizes::resolve(&context, model, &options.target)?;
     let stream = stream::Stream::of(model, wanted.hidden);
     let places = options.insert_after.as_deref();
-    let slots = depth::layout(model.layers.len(), wanted.layers, places)?;
-    let origins: Vec<usize> = slots.iter().map(|slot| slot.source).collect();
+    let slots = plan::Slots {
+        layers: depth::layout(model.layers.len(), wanted.layers, places)?,
+        encoder: match &model.encoder {
+            Some(encoder) => {
+                let source = encoder.layers.len();
+                let count = source + wanted.layers - model.layers.len();
+                let places: Option<Vec<usize>> =
+                    places.map(|all| all.iter().map(|place| *place.min(&source)).collect());
+                depth::layout(source, count, places.as_deref())?
+            }
+            None => Vec::new(),
+        },
+    };
+    let origins: Vec<usize> = slots.layers.iter().map(|slot| slot.source).collect();
 
     let name = format!("expansion of {}", source.path().display());
     let mut config = Config::new(&name, source.config().json().clone());

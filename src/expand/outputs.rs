@@ -1,14 +1,15 @@
 //! Outputs: from the stream to what the model returns.
 //!
 //! An untied head's columns are split over what it reads, as those of every linear layer are. A
-//! tied head *is* the token table, whose rows are k copies times a scale: it would return h times
-//! the logits. The norm in front of it divides γ and β by h (LEMON, section 4.3).
+//! tied head *is* the token table, and would return h times the logits
+//! ([`super::rules::tied_growth`]): the norm in front of it divides γ and β by h.
+//! A number in code between the two (T5's `hidden^−½`) changes with the width, and is part of h.
 
 use super::embedding::table_map;
 use super::linear::Duty;
-use super::maps::Map;
 use super::norm;
 use super::plan::{Job, Ports, linear_jobs};
+use super::rules::{Map, tied_growth};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::model::{Embedding, Linear, Model, Output, Step, Table};
@@ -31,10 +32,15 @@ pub(super) fn jobs(
             (Step::Position(_), Step::Position(_)) | (Step::MeanFrom(_), Step::MeanFrom(_)) => {}
             (Step::Activation(_), Step::Activation(_)) | (Step::Softcap(_), Step::Softcap(_))
                 if read.commutes_with_activations() => {}
+            (Step::Scale(from), Step::Scale(to)) => {
+                read = Arc::new(Map::clone(&read).scaled(to / from));
+            }
             (Step::Norm(from_norm), Step::Norm(to_norm)) => {
-                let head = tied_behind(embeddings, &from.steps[index + 1..]);
+                let behind = (&from.steps[index + 1..], &to.steps[index + 1..]);
+                let head = tied_behind(embeddings, behind.0);
                 let divisor = head.map_or(1.0, |tables| {
-                    growth(&table_map(tables, stream), &Map::zero(read.sources(), read.len()))
+                    let written = Map::zero(read.sources(), read.len()).scaled(factor(behind));
+                    tied_growth(&table_map(tables, stream), &written)
                 });
                 let (made, written) = norm::jobs(from_norm, to_norm, &read, 1.0 / divisor)?;
                 jobs.extend(made);
@@ -79,20 +85,23 @@ fn tied_behind<'a>(
     embeddings: (&'a Embedding, &'a Embedding),
     steps: &[Step],
 ) -> Option<(&'a Table, &'a Table)> {
-    let next = steps.iter().find(|s| !matches!(s, Step::Position(_) | Step::MeanFrom(_)));
+    let passes = |s: &&Step| matches!(s, Step::Position(_) | Step::MeanFrom(_) | Step::Scale(_));
+    let next = steps.iter().find(|s| !passes(s));
     if let Some(Step::Linear(head)) = next { tied(embeddings, head) } else { None }
 }
 
-/// By how much a head whose rows are `table`'s image grows the logits, if it reads `read`: the copies
-/// of a channel that it reads, times both scales.
-fn growth(table: &Map, read: &Map) -> f64 {
-    let pairs = table.entries().iter().zip(read.entries());
-    let first = pairs.filter(|pair| pair.1 == &super::maps::Entry::Copy(0)).count();
-    first as f64 * table.scale() * read.scale()
+/// How much more the expanded model's numbers in front of the next layer with weights multiply.
+fn factor((from, to): (&[Step], &[Step])) -> f64 {
+    let in_front = from.iter().zip(to).take_while(|(step, _)| !matches!(step, Step::Linear(_)));
+    let ratio = |steps: (&Step, &Step)| match steps {
+        (Step::Scale(from), Step::Scale(to)) => to / from,
+        _ => 1.0,
+    };
+    in_front.map(ratio).product()
 }
 
 fn check_growth(table: &Map, read: &Map, head: &Linear) -> Result<()> {
-    let growth = growth(table, read);
+    let growth = tied_growth(table, read);
     if (growth - 1.0).abs() <= 1e-14 {
         return Ok(());
     }

@@ -2,13 +2,14 @@
 
 use super::depth::Slot;
 use super::linear::Duty;
-use super::maps::Map;
+use super::rules::Map;
 use super::stream::Stream;
 use super::vectors::Residue;
 use super::{Options, branch, embedding, norm, outputs};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::model::{Lens, Linear, Model};
+use crate::model::{Lens, Linear, Model, Sublayer};
+use ndarray::Array2;
 use std::sync::Arc;
 
 /// One matrix or vector of the expanded model, where its source lies, and the rule between them.
@@ -28,6 +29,8 @@ pub(super) enum Rule {
     Vector { map: Arc<Map>, residue: Residue, offset: f64 },
     /// This number everywhere.
     Constant(f64),
+    /// These numbers.
+    Given(Arc<Array2<f64>>),
     /// Each row is mapped: see [`super::embedding`].
     Table { map: Arc<Map> },
 }
@@ -77,6 +80,14 @@ pub(super) fn check_every_tensor_is_known(source: &Checkpoint, model: &Model) ->
     }
 }
 
+/// The layers of the expanded model.
+pub(super) struct Slots {
+    /// Those of [`Model::layers`].
+    pub layers: Vec<Slot>,
+    /// Those of the encoder beside them; empty without one.
+    pub encoder: Vec<Slot>,
+}
+
 /// The jobs that make `expanded` from `source`, which `checkpoint` holds.
 ///
 /// # Errors
@@ -85,27 +96,59 @@ pub(super) fn jobs(
     (source, expanded): (&Model, &Model),
     checkpoint: &Checkpoint,
     stream: &Stream,
-    slots: &[Slot],
+    slots: &Slots,
     options: &Options,
 ) -> Result<Vec<Job>> {
-    let mut jobs = embedding::jobs(&source.embedding, &expanded.embedding, stream)?;
-    for (slot, layer) in slots.iter().zip(&expanded.layers) {
-        let duty = slot.duty(options.new_layers);
-        for (from, to) in source.layers[slot.source].iter().zip(layer) {
-            for branches in from.branches.iter().zip(&to.branches) {
-                jobs.extend(branch::jobs(branches, stream, duty, options, checkpoint)?);
-            }
-            if let (Some(from), Some(to)) = (&from.post_norm, &to.post_norm) {
-                let (made, written) = norm::jobs(from, to, &stream.map, stream.map.scale())?;
-                if written != stream.map {
-                    return Err(Error::unsupported("a norm of the stream cannot write it again"));
-                }
-                jobs.extend(made);
+    let layers = |(from, to): (&[Vec<Sublayer>], &[Vec<Sublayer>]), slots: &[Slot]| {
+        let mut jobs = Vec::new();
+        for (slot, layer) in slots.iter().zip(to) {
+            let duty = slot.duty(options.new_layers);
+            for pair in from[slot.source].iter().zip(layer) {
+                jobs.extend(sublayer_jobs(pair, stream, duty, options, checkpoint)?);
             }
         }
+        Ok::<_, Error>(jobs)
+    };
+    let mut jobs = Vec::new();
+    if let (Some(from), Some(to)) = (&source.encoder, &expanded.encoder) {
+        jobs.extend(embedding::jobs(&from.embedding, &to.embedding, stream)?);
+        jobs.extend(layers((&from.layers, &to.layers), &slots.encoder)?);
+        let (made, written) = norm::jobs(&from.norm, &to.norm, &stream.map, 1.0)?;
+        if *written != encoded(stream) {
+            return Err(Error::unsupported("cross-attention cannot read what the encoder writes"));
+        }
+        jobs.extend(made);
     }
+    jobs.extend(embedding::jobs(&source.embedding, &expanded.embedding, stream)?);
+    jobs.extend(layers((&source.layers, &expanded.layers), &slots.layers)?);
     for outputs in source.outputs.iter().zip(&expanded.outputs) {
         jobs.extend(outputs::jobs((source, expanded), outputs, stream)?);
+    }
+    Ok(jobs)
+}
+
+/// The map of what an encoder returns, the norm behind whose last layer is like all others.
+pub(super) fn encoded(stream: &Stream) -> Map {
+    Map::zero(stream.map.sources(), stream.map.len())
+}
+
+fn sublayer_jobs(
+    (from, to): (&Sublayer, &Sublayer),
+    stream: &Stream,
+    duty: Duty,
+    options: &Options,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for branches in from.branches.iter().zip(&to.branches) {
+        jobs.extend(branch::jobs(branches, stream, duty, options, checkpoint)?);
+    }
+    if let (Some(from), Some(to)) = (&from.post_norm, &to.post_norm) {
+        let (made, written) = norm::jobs(from, to, &stream.map, stream.map.scale())?;
+        if written != stream.map {
+            return Err(Error::unsupported("a norm of the stream cannot write it again"));
+        }
+        jobs.extend(made);
     }
     Ok(jobs)
 }

@@ -5,33 +5,52 @@
 //! described from its configuration and held against the source, layer for layer.
 
 use super::depth::Slot;
+use super::plan::Slots;
 use crate::error::{Error, Result};
-use crate::model::{Attention, Branch, Mlp, Model, Op, Output, Step, Sublayer, Table};
+use crate::model::{Attention, Branch, Embedding, Mlp, Model, Op, Output, Step, Sublayer, Table};
 
 /// Checks that each layer of `expanded` does what its source layer in `slots` does, and the rest
 /// what the rest does, but for weights, sizes and scales.
 ///
 /// # Errors
 /// Names the layer and the field or part that differs.
-pub(super) fn check(source: &Model, expanded: &Model, slots: &[Slot]) -> Result<()> {
-    let (one, two) = (&source.embedding, &expanded.embedding);
+pub(super) fn check(source: &Model, expanded: &Model, slots: &Slots) -> Result<()> {
+    check_embedding(&source.embedding, &expanded.embedding)?;
+    check_layers("layer", &source.layers, &expanded.layers, &slots.layers)?;
+    agree("model", "encoders", source.encoder.is_some() == expanded.encoder.is_some())?;
+    if let (Some(one), Some(two)) = (&source.encoder, &expanded.encoder) {
+        check_embedding(&one.embedding, &two.embedding)?;
+        check_layers("encoder layer", &one.layers, &two.layers, &slots.encoder)?;
+    }
+    agree("model", "outputs", source.outputs.len() == expanded.outputs.len())?;
+    let mut outputs = source.outputs.iter().zip(&expanded.outputs);
+    agree("model", "outputs", outputs.all(|(one, two)| same_output(one, two)))
+}
+
+fn check_embedding(one: &Embedding, two: &Embedding) -> Result<()> {
     agree("embedding", "inputs", one.input == two.input)?;
     agree("embedding", "prefix tokens", one.prefix.len() == two.prefix.len())?;
     agree("embedding", "patches", one.patch.is_some() == two.patch.is_some())?;
     agree("embedding", "norms", one.norm.is_some() == two.norm.is_some())?;
     agree("embedding", "tables", one.tables.len() == two.tables.len())?;
     let tables = one.tables.iter().zip(&two.tables);
-    agree("embedding", "tables", tables.clone().all(|(one, two)| same_table(one, two)))?;
-    agree("model", "layers", slots.len() == expanded.layers.len())?;
-    for (index, (slot, layer)) in slots.iter().zip(&expanded.layers).enumerate() {
-        let of = &source.layers[slot.source];
-        let place = format!("layer {index}, a copy of the source's layer {},", slot.source);
+    agree("embedding", "tables", tables.clone().all(|(one, two)| same_table(one, two)))
+}
+
+fn check_layers(
+    name: &str,
+    source: &[Vec<Sublayer>],
+    expanded: &[Vec<Sublayer>],
+    slots: &[Slot],
+) -> Result<()> {
+    agree("model", "layers", slots.len() == expanded.len())?;
+    for (index, (slot, layer)) in slots.iter().zip(expanded).enumerate() {
+        let of = &source[slot.source];
+        let place = format!("{name} {index}, a copy of the source's layer {},", slot.source);
         agree(&place, "sublayers", of.len() == layer.len())?;
         of.iter().zip(layer).try_for_each(|(one, two)| check_sublayer(&place, one, two))?;
     }
-    agree("model", "outputs", source.outputs.len() == expanded.outputs.len())?;
-    let mut outputs = source.outputs.iter().zip(&expanded.outputs);
-    agree("model", "outputs", outputs.all(|(one, two)| same_output(one, two)))
+    Ok(())
 }
 
 fn agree(place: &str, part: &str, same: bool) -> Result<()> {
@@ -83,6 +102,12 @@ fn check_attention(place: &str, one: &Attention, two: &Attention) -> Result<()> 
         return Err(Error::unsupported(problem).field(field));
     }
     agree(place, "causal masks", one.causal == two.causal)?;
+    agree(place, "sources of keys", one.reads_encoder == two.reads_encoder)?;
+    let distances = |attention: &Attention| {
+        let bias = attention.relative.as_ref()?;
+        Some((bias.table.rows(), bias.max_distance, bias.two_sided))
+    };
+    agree(place, "relative positions", distances(one) == distances(two))?;
     agree(place, "soft caps", one.softcap == two.softcap)?;
     agree(place, "norms of heads", one.head_norms.is_some() == two.head_norms.is_some())?;
     agree(place, "rotary positions", one.rotary.is_some() == two.rotary.is_some())
@@ -99,6 +124,8 @@ fn same_output(one: &Output, two: &Output) -> bool {
         (Step::MeanFrom(one), Step::MeanFrom(two)) => one == two,
         (Step::Activation(one), Step::Activation(two)) => one == two,
         (Step::Softcap(one), Step::Softcap(two)) => one == two,
+        // It may follow the width.
+        (Step::Scale(_), Step::Scale(_)) => true,
         (Step::Norm(one), Step::Norm(two)) => (one.kind, one.offset) == (two.kind, two.offset),
         (Step::Linear(one), Step::Linear(two)) => one.bias.is_some() == two.bias.is_some(),
         _ => false,

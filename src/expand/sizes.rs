@@ -2,7 +2,7 @@
 //! lossless.
 
 use super::Target;
-use super::attention::{copy_heads, match_channels};
+use super::rules::{copy_heads, rotary_channels};
 use super::stream::{is_post_norm, only_multiples};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
@@ -52,8 +52,10 @@ impl Frequencies<'_> {
         *known.entry(head_dim).or_insert_with(|| {
             let expanded = self.described(head_dim);
             let rotary = expanded.as_ref().and_then(|attention| attention.rotary.as_ref());
-            let pair = source.rotary.as_ref().zip(rotary);
-            pair.is_some_and(|pair| match_channels(pair, (source.head_dim, head_dim)).is_some())
+            let sizes = (source.head_dim, head_dim);
+            source.rotary.as_ref().zip(rotary).is_some_and(|(from, to)| {
+                rotary_channels(&from.frequencies, &to.frequencies, sizes).is_some()
+            })
         })
     }
 

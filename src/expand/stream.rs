@@ -6,7 +6,7 @@
 //! takes the one that all its norms share: Pre-LN means, Pre-RMSNorm, Gemma 2's sandwich and
 //! Post-Res-Norm zeros.
 
-use super::maps::Map;
+use super::rules::{Map, eta_squared, norm_reads};
 use crate::model::{Branch, Model, Norm, NormKind, Step};
 use std::sync::Arc;
 
@@ -44,28 +44,14 @@ impl Stream {
             true => (1.0, eta_squared),
             false => (1.0 / eta_squared.sqrt(), 1.0),
         };
-        Stream { map: Arc::new(read_by(kind, source, expanded).scaled(scale)), eps_factor }
+        Stream { map: Arc::new(norm_reads(kind, source, expanded).scaled(scale)), eps_factor }
     }
 
     /// The map of something else that a norm of this kind reads, with the same change of ε.
     pub fn in_front_of(&self, kind: NormKind) -> Arc<Map> {
-        let map = read_by(kind, self.map.sources(), self.map.len());
+        let map = norm_reads(kind, self.map.sources(), self.map.len());
         Arc::new(map.scaled(self.map.scale()))
     }
-}
-
-/// What a norm of this kind must read, but for the scale.
-pub(super) fn read_by(kind: NormKind, source: usize, expanded: usize) -> Map {
-    match kind {
-        NormKind::Layer => Map::average(source, expanded),
-        NormKind::Rms => Map::zero(source, expanded),
-    }
-}
-
-/// η² = k·D_S/D_T: how much smaller the variance of T_avg x, and the mean square of T_zero x, is
-/// than that of x.
-pub(super) fn eta_squared(source: usize, expanded: usize) -> f64 {
-    (expanded / source * source) as f64 / expanded as f64
 }
 
 /// The norms of a model, by what they read and write.
@@ -82,11 +68,13 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(model: &'a Model) -> Self {
-        let sublayers = || model.layers.iter().flatten();
+        let encoder = || model.encoder.iter();
+        let sublayers = || model.layers.iter().chain(encoder().flat_map(|e| &e.layers)).flatten();
         let branches = || sublayers().flat_map(|s| &s.branches);
         let sums = || sublayers().filter_map(|s| s.post_norm.as_ref());
         let (mut readers, mut of_outputs) = (Vec::new(), Vec::new());
         readers.extend(branches().filter_map(|b: &Branch| b.norm.as_ref()).chain(sums()));
+        readers.extend(encoder().map(|e| &e.norm));
         for output in &model.outputs {
             let mut stream = true;
             for step in &output.steps {

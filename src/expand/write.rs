@@ -103,12 +103,13 @@ fn apply(job: &Job, weight: &Array2<f64>, options: &Options) -> Result<Array2<f6
         }
         Rule::Vector { map, residue, offset } => {
             let random = (options.free == Free::Projection).then_some(&mut random);
-            Ok(vectors::expand(weight, map, *residue, *offset, random))
+            vectors::expand(weight, map, *residue, *offset, random)
         }
         Rule::Constant(number) => {
             let zeros = memory::zeros(job.expanded.rows(), job.expanded.cols())?;
             Ok(zeros + *number)
         }
+        Rule::Given(numbers) => Ok(Array2::clone(numbers)),
         Rule::Table { map } => map.expand_columns(weight),
     }
 }

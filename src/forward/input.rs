@@ -65,7 +65,7 @@ impl Input {
     pub fn check(&self, model: &Model) -> Result<()> {
         match (self, model.embedding.input) {
             (Input::Tokens { .. }, Expected::Tokens { .. }) if model.encoder.is_some() => {
-                let problem = format!("got one sequence, but a {} reads two", model.family);
+                let problem = format!("got one sequence, but a {} reads two", model.family.name);
                 Err(Error::bad_input(problem).help("give ids for the encoder and the decoder"))
             }
             (Input::Tokens { .. }, Expected::Tokens { .. }) => self.check_tokens(model),
@@ -75,20 +75,25 @@ impl Input {
                 decoder.check_tokens(model).map_err(|e| e.field("decoder_input_ids"))
             }
             (Input::Pair { .. }, _) => {
-                let problem = format!("got two sequences, but a {} has no decoder", model.family);
+                let problem =
+                    format!("got two sequences, but a {} has no decoder", model.family.name);
                 Err(Error::bad_input(problem).help("give one input, without decoder ids"))
             }
             (Input::Image { pixels }, Expected::Image { channels, height, width, .. }) => {
                 check_image(pixels, [channels, height, width])
             }
             (Input::Tokens { .. }, Expected::Image { channels, height, width, .. }) => {
-                Err(Error::bad_input(format!("got token ids, but a {} reads images", model.family))
-                    .help(format!("give pixels of shape [{channels}, {height}, {width}]")))
+                Err(Error::bad_input(format!(
+                    "got token ids, but a {} reads images",
+                    model.family.name
+                ))
+                .help(format!("give pixels of shape [{channels}, {height}, {width}]")))
             }
-            (Input::Image { .. }, Expected::Tokens { .. }) => {
-                Err(Error::bad_input(format!("got an image, but a {} reads tokens", model.family))
-                    .help("give token ids"))
-            }
+            (Input::Image { .. }, Expected::Tokens { .. }) => Err(Error::bad_input(format!(
+                "got an image, but a {} reads tokens",
+                model.family.name
+            ))
+            .help("give token ids")),
         }
     }
 
@@ -120,14 +125,14 @@ impl Input {
         check_below("token id", ids, vocabulary, "the vocabulary", ids.len())?;
         if let Some(types) = types {
             if kinds == 0 {
-                let problem = format!("got token types, but a {} has none", model.family);
+                let problem = format!("got token types, but a {} has none", model.family.name);
                 return Err(Error::bad_input(problem).help("leave the token types out"));
             }
             check_below("token type", types, kinds, "the token type table", ids.len())?;
         }
         match (positions, longest) {
             (Some(_), None) if has_relative_positions(model) => {
-                let problem = format!("got position ids, but a {} has none", model.family);
+                let problem = format!("got position ids, but a {} has none", model.family.name);
                 return Err(Error::bad_input(problem).help("leave the position ids out"));
             }
             (Some(positions), Some(rows)) => {

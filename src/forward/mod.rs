@@ -251,7 +251,7 @@ impl<R: Real> Run<'_, R> {
         let problem = format!(
             "computed in {}, {place} of this {} is {value:?} (row {row}, channel {channel})",
             R::NAME,
-            self.model.family
+            self.model.family.name
         );
         Err(Error::bad_input(problem).at(self.weights.checkpoint().path()).help(format!(
             "the numbers overflow{}; look for weights of absurd size there",

@@ -11,7 +11,7 @@ mod parts;
 mod relative;
 mod tree;
 
-pub use families::{Catalog, Family, families, family_of};
+pub use families::{Catalog, Family, Fields, families, family_of};
 pub use lens::{Dim, Lens};
 use parts::*;
 pub use relative::RelativeBias;
@@ -32,9 +32,23 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 }
 
 fn described(checkpoint: &Checkpoint) -> Result<Model> {
-    let family = family_of(checkpoint.config())?;
+    describe_as(checkpoint, family_of(checkpoint.config())?)
+}
+
+/// Describes the model in `checkpoint` by a family of the caller's, whatever its configuration
+/// names.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_as(checkpoint: &Checkpoint, family: &'static Family) -> Result<Model> {
+    let config = checkpoint.config();
+    if config.get("quantization_config").is_some() {
+        let problem = "quantised weights are not implemented";
+        let error = config.unsupported("quantization_config", problem);
+        return Err(error.help("save the model in float32, float16 or bfloat16"));
+    }
     let catalog = Catalog::of(checkpoint);
-    let model = (family.describe)(checkpoint.config(), &catalog)?;
+    let model = (family.describe)(config, &catalog)?;
     for lens in model.lenses() {
         lens.check(checkpoint)?;
     }

@@ -3,7 +3,6 @@
 mod bert;
 pub(super) mod decoder;
 mod image;
-mod partial_rotary;
 pub(super) mod rotary;
 pub(super) mod windows;
 mod words;
@@ -12,8 +11,7 @@ use super::*;
 use crate::checkpoint::Config;
 pub(super) use bert::{BertParts, WordOutput};
 pub(super) use image::{Image, ImageNames, class_count, pair_or, square};
-pub(super) use partial_rotary::PartialRotary;
-pub(super) use words::{check_causal, word_matrix};
+pub(super) use words::word_matrix;
 
 impl Dim {
     /// `count` times this dimension, where the field `from` says how many.

@@ -5,14 +5,14 @@
 //! a second stream, of its [`Encoder`], which layers read by cross-attention. Leaves are
 //! [`Lens`]es. Every matrix of a [`Linear`] is `[out, in]`, whatever its layout in the file.
 
-use super::{Lens, RelativeBias};
+use super::{Family, Lens, RelativeBias};
 use std::sync::Arc;
 
 /// A model as its configuration describes it: what is computed from which tensors.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// The family's `model_type`, such as `gpt2`.
-    pub family: &'static str,
+    /// What it is described by.
+    pub family: &'static Family,
     /// The sizes that an expansion may change.
     pub sizes: Sizes,
     /// From token ids or pixels to the residual stream.

@@ -30,13 +30,28 @@ pub fn random(model: &Model, rng: &mut impl Draw) -> Vec<Input> {
     let padding = 1 + rng.below(right.len().saturating_sub(1).max(1));
     let masks = (hidden(right.len(), &|i| i < padding), hidden(left.len(), &|i| i > 0));
     let typed = (types > 0).then_some(kinds);
-    vec![
+    let all = vec![
         Input::tokens(single),
         Input::tokens(long.clone()),
         Input::Tokens { ids: long, mask: None, types: typed, positions: None },
         Input::Tokens { ids: right, mask: masks.0, types: None, positions: None },
         Input::Tokens { ids: left, mask: masks.1, types: None, positions: None },
-    ]
+    ];
+    for_both(model, all)
+}
+
+/// Has the encoder of an encoder–decoder read each input too, backwards, and the decoder the input.
+fn for_both(model: &Model, inputs: Vec<Input>) -> Vec<Input> {
+    let pair = |input: Input| match input {
+        Input::Tokens { ids, mask, .. } if model.encoder.is_some() => Input::Pair {
+            ids: ids.iter().rev().copied().collect(),
+            mask: mask.clone().map(|mask| mask.into_iter().rev().collect()),
+            decoder_ids: ids,
+            decoder_mask: mask,
+        },
+        input => input,
+    };
+    inputs.into_iter().map(pair).collect()
 }
 
 /// Inputs that read every row of every table, where the model's tables are small: words in order,
@@ -53,7 +68,7 @@ pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> 
         let kinds = (types > 0).then(|| (0..longest).map(|i| (index + i) % types).collect());
         Input::Tokens { ids, mask: None, types: kinds, positions: None }
     };
-    (0..count).map(sequence).collect()
+    for_both(model, (0..count).map(sequence).collect())
 }
 
 fn images(model: &Model, rng: &mut impl Draw) -> Vec<Input> {

@@ -185,7 +185,7 @@ impl TargetCase {
                 head_dim: Some(self.head_dim),
                 intermediate: Some(self.intermediate),
                 layers: Some(self.layers),
-                experts: None,
+                experts: self.experts,
             },
             free: match self.free {
                 FreeParts::Projection => Free::Projection,

@@ -44,7 +44,7 @@ fn projected(half: &mut Half) {
     let table = half.store(&old, &random(rows, 4, 31));
     let small = random(6, 4, 32);
     let mean = small.mean_axis(ndarray::Axis(0)).unwrap();
-    let average = half.model.family == "gpt2";
+    let average = half.model.family.name == "gpt2";
     let large = Array2::from_shape_fn((hidden, 4), |(i, j)| match i < hidden / 6 * 6 {
         true => small[[i % 6, j]],
         false if average => mean[j],

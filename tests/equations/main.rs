@@ -6,6 +6,7 @@ mod attention;
 mod branch;
 mod embedding;
 mod experts;
+mod families;
 mod head_norms;
 mod norms;
 mod outputs;

@@ -33,6 +33,34 @@ fn a_capped_head_that_is_off_is_caught_and_named() {
     assert_eq!((failure.tensor.as_str(), failure.index), ("lm_head.weight", vec![4, 2]));
 }
 
+/// Takes the last norm away and puts a head of these shares behind the stream: two copies, then the
+/// residue, which holds the mean.
+fn bare(pair: Pair, residue: [f64; 3]) -> Pair {
+    let rows = random(11, 6, 61);
+    let wide = Array2::from_shape_fn((11, 15), |(i, j)| match j {
+        0..6 => 0.7 * rows[[i, j]],
+        6..12 => 0.3 * rows[[i, j - 6]],
+        _ => residue[j - 12] * (i as f64 + 1.0),
+    });
+    let put = |half: &mut Half| {
+        let matrix = if half.model.sizes.hidden == 6 { &rows } else { &wide };
+        let Some(Step::Linear(head)) = half.model.outputs[0].steps.pop() else { panic!("a head") };
+        let Some(Step::Norm(norm)) = half.model.outputs[0].steps.pop() else { panic!("a norm") };
+        norm.lenses().for_each(|lens| half.remove(lens.name()));
+        let weight = half.store(head.weight.name(), matrix);
+        half.model.outputs[0].steps = vec![Step::Linear(Linear { weight, bias: None })];
+    };
+    pair.both(put)
+}
+
+#[test]
+fn a_head_without_a_norm_reads_the_mean() {
+    bare(Pair::gpt2(), [0.5, -0.5, 0.0]).is_proven();
+    bare(Pair::gpt2(), [0.5, -0.4, 0.0]).is_caught();
+    // On a zero-expanded stream what is read there is zero.
+    bare(Pair::llama(), [0.5, -0.4, 0.3]).is_proven();
+}
+
 /// Makes the head a projection to four channels and a head of these.
 fn projected(half: &mut Half) {
     let Step::Linear(head) = half.model.outputs[0].steps[1].clone() else { panic!("a head") };

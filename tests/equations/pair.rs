@@ -6,10 +6,10 @@ use lemon_check::expand::expand;
 use lemon_check::forward::{Input, Outputs, run_batch};
 use lemon_check::model::*;
 use lemon_check::testing::random::{Draw, generator};
-use lemon_check::testing::source::ImageCase;
-use lemon_check::testing::{Architecture, FreeParts, Head, SourceCase, TargetCase, WeightStyle};
+use lemon_check::testing::{Architecture, FreeParts, SourceCase, TargetCase, WeightStyle};
 use lemon_check::testing::{Editor, inputs};
 use ndarray::Array2;
+use serde_json::json;
 
 /// A model with its weights.
 pub struct Half {
@@ -46,37 +46,56 @@ impl Default for Shape {
     }
 }
 
+/// A model of width 6 with every bias that its family has, and an untied head.
 fn source(architecture: Architecture) -> SourceCase {
-    let mut case = SourceCase::random(architecture, &mut generator(5));
-    let llama = architecture == Architecture::Llama;
-    (case.hidden, case.heads, case.head_dim) = if llama { (6, 2, 4) } else { (6, 2, 3) };
-    case.kv_heads = if llama { 1 } else { 2 };
-    (case.intermediate, case.layers, case.eps) = (5, 2, 1e-3);
-    (case.dtype, case.weights) = (Dtype::F64, WeightStyle::Random);
-    (case.tied, case.stored_twice, case.buffers) = (false, false, false);
-    case.biases.attention = true;
-    case.biases.mlp = true;
-    case.biases.qkv = true;
-    case.scale_by_layer = false;
-    case.activation = if llama { "silu" } else { "gelu" }.into();
-    case.head = match architecture {
-        Architecture::Vit | Architecture::VitTimm => Head::Classes,
-        _ => Head::Words,
+    let (config, stored) = match architecture {
+        Architecture::Llama => (
+            json!({
+                "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 6,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+                "intermediate_size": 5, "num_hidden_layers": 2, "vocab_size": 11,
+                "rms_norm_eps": 1e-3, "rope_theta": 100.0, "attention_bias": true,
+                "mlp_bias": true, "hidden_act": "silu", "tie_word_embeddings": false,
+            }),
+            "model.embed_tokens.weight",
+        ),
+        Architecture::Gpt2 => (
+            json!({
+                "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 6,
+                "n_head": 2, "n_inner": 5, "n_layer": 2, "n_positions": 16, "vocab_size": 11,
+                "layer_norm_epsilon": 1e-3, "activation_function": "gelu",
+                "tie_word_embeddings": false,
+            }),
+            "transformer.wte.weight",
+        ),
+        Architecture::Vit => (
+            json!({
+                "model_type": "vit", "architectures": ["ViTForImageClassification"],
+                "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 5,
+                "num_hidden_layers": 2, "num_channels": 2, "image_size": 4, "patch_size": 2,
+                "layer_norm_eps": 1e-3, "hidden_act": "gelu", "qkv_bias": true,
+            }),
+            "classifier.weight",
+        ),
+        other => panic!("no pairs are made of {other:?}"),
     };
-    case.vocabulary = 11;
-    if case.image.is_some() {
-        case.image = Some(ImageCase { channels: 2, height: 4, width: 4, patch: 2 });
+    let prefix = "vit.embeddings.cls_token";
+    SourceCase {
+        architecture,
+        config: config.as_object().expect("written as one").clone(),
+        stored: [stored, prefix].map(String::from).into(),
+        buffers: Default::default(),
+        dtype: Dtype::F64,
+        weights: WeightStyle::Random,
+        seed: 5,
     }
-    if case.positions > 0 {
-        case.positions = 16;
-    }
-    case
 }
 
 impl Pair {
     pub fn new(architecture: Architecture, shape: Shape) -> Pair {
         let source = source(architecture);
-        let mut target = TargetCase::unchanged(&source, FreeParts::Projection, 3);
+        let sizes = source.model().unwrap().sizes;
+        let mut target = TargetCase::unchanged(&sizes, FreeParts::Projection, 3);
         let llama = architecture == Architecture::Llama;
         (target.hidden, target.layers, target.cancel) = (shape.hidden, shape.layers, shape.cancel);
         (target.heads, target.kv_heads) = match llama {

@@ -49,9 +49,18 @@ fn input(entry: &Value) -> Input {
         let data = numbers(&pixels["data"], Value::as_f64);
         return Input::Image { pixels: Array3::from_shape_vec(shape, data).unwrap() };
     }
+    let mask = |name: &str| entry.get(name).map(|m| numbers(m, |v| v.as_u64().map(|n| n == 1)));
+    if let Some(decoder_ids) = entry.get("decoder_input_ids") {
+        return Input::Pair {
+            ids: indices(&entry["input_ids"]),
+            mask: mask("attention_mask"),
+            decoder_ids: indices(decoder_ids),
+            decoder_mask: mask("decoder_attention_mask"),
+        };
+    }
     Input::Tokens {
         ids: indices(&entry["input_ids"]),
-        mask: entry.get("attention_mask").map(|m| numbers(m, |v| v.as_u64().map(|n| n == 1))),
+        mask: mask("attention_mask"),
         types: entry.get("token_type_ids").map(indices),
         positions: None,
     }

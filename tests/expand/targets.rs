@@ -39,7 +39,7 @@ pub fn widths(case: &Case) -> Vec<(&'static str, Target)> {
     ];
     targets.extend(match is_head_size_fixed(case) {
         true => fixed(heads, head_dim, neurons),
-        false => free(&case.model),
+        false => free(case),
     });
     if let Some(count) = sizes.experts {
         let experts = |factor: usize| Some(factor * count.all);
@@ -68,13 +68,14 @@ fn fixed(heads: usize, head_dim: usize, neurons: Option<usize>) -> Vec<(&'static
 }
 
 /// Where hidden, heads and head size are apart.
-fn free(model: &Model) -> Vec<(&'static str, Target)> {
-    let sizes = &model.sizes;
+fn free(case: &Case) -> Vec<(&'static str, Target)> {
+    let sizes = &case.model.sizes;
     let keep = Target::default;
+    let groups = family_of(case.checkpoint.config()).unwrap().fields.kv_heads.is_some();
     let all = Target {
         hidden: Some(2 * sizes.hidden + 3),
         heads: Some(3 * sizes.heads),
-        kv_heads: Some(sizes.heads),
+        kv_heads: groups.then_some(sizes.heads),
         intermediate: Some(sizes.intermediate + 7),
         ..keep()
     };

@@ -93,9 +93,15 @@ FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "mixtral", 
 # float32 removed
 # ----------------------------------------------------------------------------------------------------
 
+def in_float64(model):
+    """Within it, a model of these families computes in float64 throughout."""
+    family = getattr(getattr(model, "config", None), "model_type", None)
+    return float32_means_float64() if family in FAMILIES else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def float32_means_float64():
-    """While a model runs, its code computes in float64 where it says float32: norms, softmax, routers."""
+    """Code computes in float64 where it says float32: norms, softmax, routers."""
     import torch
 
     kept = torch.float32, torch.float, torch.Tensor.float

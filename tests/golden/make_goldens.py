@@ -253,7 +253,7 @@ def run(model, entry):
     """The outputs of the model for one input, batch dimension dropped."""
     import torch
 
-    with torch.no_grad(), float64_only(), decoders.float32_means_float64():
+    with torch.no_grad(), float64_only(), decoders.in_float64(model):
         if "pixels" in entry:
             pixels = torch.from_numpy(unpack(entry["pixels"]))[None]
             result = model(pixels)

@@ -22,7 +22,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let embedding = parts.embedding(Positions::EVERY, Some(norm))?;
     let layers = (0..parts.sizes.layers).map(|index| parts.post_norm_layer(index)).collect();
     let (outputs, names) = outputs(&parts)?;
-    Ok(parts.model(BERT.name, embedding, layers, outputs, names))
+    Ok(parts.model(&BERT, embedding, layers, outputs, names))
 }
 
 type Names = (Vec<Alias>, Vec<String>);

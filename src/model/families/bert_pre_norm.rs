@@ -32,9 +32,9 @@ pub(super) fn describe(parts: BertParts) -> Result<Model> {
     let stored = ["bias", "decoder.bias"].map(|part| format!("{head}.{part}"));
     if !stored.iter().any(|name| parts.catalog.has(name)) {
         let outputs = parts.hidden_outputs(last);
-        return Ok(parts.model(BERT.name, embedding, layers, outputs, Default::default()));
+        return Ok(parts.model(&BERT, embedding, layers, outputs, Default::default()));
     }
     let WordOutput { steps, aliases, buffers } = parts.word_output(head, last)?;
     let outputs = vec![Output { name: "logits", steps, fixed: true }];
-    Ok(parts.model(BERT.name, embedding, layers, outputs, (aliases, buffers)))
+    Ok(parts.model(&BERT, embedding, layers, outputs, (aliases, buffers)))
 }

@@ -25,5 +25,5 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     } else {
         encoder.base()?
     };
-    encoder.model(DEIT.name, &["cls_token", "distillation_token"], outputs)
+    encoder.model(&DEIT, &["cls_token", "distillation_token"], outputs)
 }

@@ -124,7 +124,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let layer = |index| layer(&format!("{prefix}transformer.layer.{index}"), &sizes, activation);
     Ok(Model {
         encoder: None,
-        family: DISTILBERT.name,
+        family: &DISTILBERT,
         embedding: Embedding {
             norm: Some(norm(&format!("{prefix}embeddings.LayerNorm"))),
             ..Embedding::of_tables(input, tables)

@@ -142,7 +142,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let position_table =
         Lens::matrix(format!("{prefix}wpe.weight"), positions.clone(), [hidden.clone()]);
     Ok(Model {
-        family: GPT2.name,
+        family: &GPT2,
         embedding: Embedding::of_tables(
             Input::Tokens {
                 vocabulary: vocabulary.size,

@@ -6,21 +6,49 @@
 
 use super::{Catalog, Family, Fields, activation};
 use crate::checkpoint::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::parts::decoder::{refuse_other_heads, refuse_switches};
+use crate::model::parts::rotary::{RotaryDefaults, keep_turned_channels, rotary};
 use crate::model::*;
 
 pub(super) static GPT_NEOX: Family =
     Family { name: "gpt_neox", fields: Fields::USUAL, describe, configure };
 
-const ROTARY: PartialRotary = PartialRotary {
-    base: &["rotary_emb_base", "rope_theta"],
-    part: &["rotary_pct", "partial_rotary_factor"],
-    default_part: 0.25,
-};
+/// The part of a head's channels that is turned where no field says it.
+const PART: f64 = 0.25;
+/// Version 4's own names of the rotary settings, other families' names of them, and their defaults.
+const OWN_NAMES: [(&str, &str, f64); 2] =
+    [("rotary_emb_base", "rope_theta", 10_000.0), ("rotary_pct", "partial_rotary_factor", PART)];
+
+/// The configuration with rotary settings under the names of other families.
+fn usual_names(config: &Config) -> Result<Config> {
+    let mut usual = config.clone();
+    for (own, other, default) in OWN_NAMES {
+        let value = config.positive_or(own, default)?;
+        if config.positive_or(other, value)? != value {
+            let problem = format!("it differs from `{own}`, another name of it, which is {value}");
+            let error = Error::bad_input(problem).at(config.origin()).field(other);
+            return Err(error.help(format!("write `{own}`, and remove `{other}`")));
+        }
+        usual.set(other, value);
+    }
+    Ok(usual)
+}
 
 fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
-    if let Ok(old) = encoder_sizes(config, None) {
-        ROTARY.keep_turned(config, old.head_dim, sizes.head_dim);
+    if let (Ok(old), Ok(before)) = (encoder_sizes(config, None), usual_names(config)) {
+        let mut usual = before.clone();
+        keep_turned_channels(&mut usual, old.head_dim, sizes.head_dim, PART);
+        let changed = usual.json().iter().filter(|(field, new)| before.get(field) != Some(new));
+        for (field, new) in changed {
+            let own = OWN_NAMES.iter().find(|(_, other, _)| other == field).map(|names| names.0);
+            if own.is_none() || config.get(field).is_some() {
+                config.set(field, new.clone());
+            }
+            if let Some(own) = own {
+                config.set(own, new.clone());
+            }
+        }
     }
     configure_encoder(config, sizes, layers);
 }
@@ -94,14 +122,16 @@ impl Parts {
 }
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
-    check_causal(config)?;
+    refuse_switches(config)?;
+    refuse_other_heads(config)?;
     let sizes = encoder_sizes(config, Some(1e-5))?;
+    let defaults = RotaryDefaults { theta: 10_000.0, partial: Some(PART) };
     let parts = Parts {
         hidden: Dim::new(sizes.hidden, "hidden_size"),
         inner: Dim::new(sizes.intermediate, "intermediate_size"),
         eps: config.positive_or("layer_norm_eps", 1e-5)?,
         activation: activation(config, "hidden_act", "gelu")?,
-        rotary: ROTARY.read(config, sizes.head_dim)?,
+        rotary: rotary(&usual_names(config)?, sizes.head_dim, defaults)?,
         biased: config.flag_or("attention_bias", true)?,
         prefix: catalog.prefix(&["gpt_neox.", ""], "embed_in.weight")?,
         sizes,
@@ -125,7 +155,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         (Output { name: "logits", steps: vec![last, head], fixed: true }, aliases)
     };
     Ok(Model {
-        family: GPT_NEOX.name,
+        family: &GPT_NEOX,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
             vec![Table::plain(TableIndex::Token, token_table)],

@@ -1,8 +1,9 @@
 //! Mixtral: Mistral with a mixture of experts instead of the MLP.
 //!
-//! Names: `model.layers.0.block_sparse_moe.gate.weight` and, for each expert, `…experts.0.w1.weight`
-//! (gate), `w3` (up), `w2` (down); or all experts of a layer in `…mlp.experts.gate_up_proj`
-//! `[experts, 2·intermediate, hidden]` and `…mlp.experts.down_proj`, behind `…mlp.gate.weight`.
+//! Names: `model.layers.0.block_sparse_moe.gate.weight` and, for each expert,
+//! `…experts.0.w1.weight` (gate), `w3` (up), `w2` (down); or all experts of a layer in
+//! `…mlp.experts.gate_up_proj` `[experts, 2·intermediate, hidden]` and `…mlp.experts.down_proj`,
+//! behind `…mlp.gate.weight`.
 
 use super::{Catalog, Family};
 use crate::checkpoint::Config;

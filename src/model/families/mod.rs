@@ -27,6 +27,7 @@ mod vit_timm;
 use super::{Activation, Model, Sizes};
 use crate::checkpoint::{Checkpoint, Config, Dtype};
 use crate::error::{Error, Result};
+use std::fmt;
 
 /// A model family.
 pub struct Family {
@@ -42,6 +43,12 @@ pub struct Family {
     /// model is expanded, ε included. The last argument says for each layer which of the source's
     /// it is or copies: per-layer lists follow it.
     pub configure: fn(&mut Config, &Sizes, &[usize]),
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// The names of the configuration fields that hold a family's [`Sizes`], for messages.
@@ -151,6 +158,10 @@ static FAMILIES: &[&Family] = &[
     &vit_timm::VIT_TIMM,
     &deit::DEIT,
     &gpt_neox::GPT_NEOX,
+    &opt::OPT,
+    &phi::PHI,
+    &roberta::ROBERTA,
+    &distilbert::DISTILBERT,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
@@ -160,10 +171,6 @@ static FAMILIES: &[&Family] = &[
     &phi3::PHI3,
     &stablelm::STABLELM,
     &olmo::OLMO,
-    &opt::OPT,
-    &phi::PHI,
-    &roberta::ROBERTA,
-    &distilbert::DISTILBERT,
     &t5::T5,
 ];
 

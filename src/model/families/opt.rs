@@ -7,6 +7,7 @@
 use super::{Catalog, Family, Fields, activation};
 use crate::checkpoint::Config;
 use crate::error::Result;
+use crate::model::parts::decoder::{refuse_other_heads, refuse_switches};
 use crate::model::*;
 
 pub(super) static OPT: Family = Family {
@@ -86,7 +87,8 @@ impl Parts {
 }
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
-    check_causal(config)?;
+    refuse_switches(config)?;
+    refuse_other_heads(config)?;
     let hidden = Dim::new(config.size("hidden_size")?, "hidden_size");
     let heads = config.size("num_attention_heads")?;
     let parts = Parts {
@@ -150,7 +152,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         Input::Tokens { vocabulary: vocabulary.size, positions: Some(positions.size), types: 0 };
     Ok(Model {
         encoder: None,
-        family: OPT.name,
+        family: &OPT,
         embedding: Embedding::of_tables(input, tables),
         layers: (0..parts.sizes.layers).map(|index| parts.layer(index)).collect(),
         outputs: vec![output],

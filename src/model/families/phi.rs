@@ -6,6 +6,8 @@
 use super::{Catalog, Family, Fields, activation};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
+use crate::model::parts::decoder::{refuse_other_heads, refuse_switches};
+use crate::model::parts::rotary::{RotaryDefaults, keep_turned_channels, rotary};
 use crate::model::*;
 
 pub(super) static PHI: Family = Family {
@@ -15,12 +17,13 @@ pub(super) static PHI: Family = Family {
     configure,
 };
 
-const ROTARY: PartialRotary =
-    PartialRotary { base: &["rope_theta"], part: &["partial_rotary_factor"], default_part: 0.5 };
+/// Half of a head's channels is turned where no field says otherwise.
+const ROTARY: RotaryDefaults = RotaryDefaults { theta: 10_000.0, partial: Some(PART) };
+const PART: f64 = 0.5;
 
 fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
     if let Ok(old) = encoder_sizes(config, None) {
-        ROTARY.keep_turned(config, old.head_dim, sizes.head_dim);
+        keep_turned_channels(config, old.head_dim, sizes.head_dim, PART);
     }
     configure_encoder(config, sizes, layers);
     config.set("num_key_value_heads", sizes.kv_heads);
@@ -103,13 +106,14 @@ impl Parts {
 }
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
-    check_causal(config)?;
+    refuse_switches(config)?;
+    refuse_other_heads(config)?;
     let sizes = sizes(config)?;
     let parts = Parts {
         hidden: Dim::new(sizes.hidden, "hidden_size"),
         eps: config.positive_or("layer_norm_eps", 1e-5)?,
         activation: activation(config, "hidden_act", "gelu_new")?,
-        rotary: ROTARY.read(config, sizes.head_dim)?,
+        rotary: rotary(config, sizes.head_dim, ROTARY)?,
         head_norms: config.flag_or("qk_layernorm", false)?,
         prefix: catalog.prefix(&["model.", ""], "embed_tokens.weight")?,
         sizes,
@@ -131,7 +135,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     };
     Ok(Model {
         encoder: None,
-        family: PHI.name,
+        family: &PHI,
         embedding: Embedding::of_tables(
             Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
             vec![Table::plain(TableIndex::Token, token_table)],

@@ -4,7 +4,9 @@ use super::{Catalog, Family};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::model::parts::decoder::{self, Decoder, Defaults};
-use crate::model::parts::windows::{layer_windows, set_layer_types, window_size};
+use crate::model::parts::windows::{
+    layer_windows, leading_full_layers, set_layer_types, window_size,
+};
 use crate::model::*;
 
 pub(super) static QWEN2: Family =
@@ -47,14 +49,12 @@ fn first_window(config: &Config) -> Result<usize> {
 pub(super) fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
     // That a field cannot be read is said when the model is described.
     let first = first_window(config).unwrap_or(usize::MAX);
-    let slides = config.flag_or("use_sliding_window", false).unwrap_or(false)
-        && !config.is_null("sliding_window")
-        && layers.iter().any(|source| *source >= first);
-    if slides && config.get("layer_types").is_none() {
+    // Even where no layer of the source slides, a new one might.
+    let slides = config.flag_or("use_sliding_window", false).unwrap_or(false);
+    if slides && !config.is_null("sliding_window") {
         set_layer_types(config, layers, |source| source >= first);
         // For readers that know no list.
-        let full = layers.iter().take_while(|source| **source < first).count();
-        config.set("max_window_layers", full);
+        config.set("max_window_layers", leading_full_layers(config));
         decoder::set_sizes(config, &decoder::FIELDS, sizes);
     } else {
         decoder::configure(config, sizes, layers);

@@ -21,7 +21,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let head = "lm_head";
     if !catalog.has(&format!("{head}.dense.weight")) {
         let outputs = parts.hidden_outputs(Vec::new());
-        return Ok(parts.model(ROBERTA.name, embedding, layers, outputs, Default::default()));
+        return Ok(parts.model(&ROBERTA, embedding, layers, outputs, Default::default()));
     }
     let steps = vec![
         Step::Linear(parts.linear(&format!("{head}.dense"), &parts.hidden, &parts.hidden)),
@@ -33,7 +33,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     // `RobertaForMaskedLM` computes no pooler, which the files that were published also carry.
     buffers.extend(catalog.ending_in(&["pooler.dense.weight", "pooler.dense.bias"]));
     let outputs = vec![Output { name: "logits", steps, fixed: true }];
-    Ok(parts.model(ROBERTA.name, embedding, layers, outputs, (aliases, buffers)))
+    Ok(parts.model(&ROBERTA, embedding, layers, outputs, (aliases, buffers)))
 }
 
 /// Padding has the row of its own number, the first other token the row behind it.

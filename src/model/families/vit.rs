@@ -28,7 +28,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         true => vec![encoder.classifier("logits", "classifier", 0)?],
         false => encoder.base()?,
     };
-    encoder.model(VIT.name, &["cls_token"], outputs)
+    encoder.model(&VIT, &["cls_token"], outputs)
 }
 
 /// An image encoder with Hugging Face's names.
@@ -69,7 +69,7 @@ impl<'a> Encoder<'a> {
     /// If a field has no usable value.
     pub fn model(
         self,
-        family: &'static str,
+        family: &'static Family,
         tokens: &[&str],
         outputs: Vec<Output>,
     ) -> Result<Model> {

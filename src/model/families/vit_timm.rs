@@ -56,7 +56,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         settings: &settings,
     };
     Ok(Model {
-        family: VIT_TIMM.name,
+        family: &VIT_TIMM,
         embedding: names.embedding(config)?,
         layers: (0..settings.sizes.layers).map(|index| names.layer(index)).collect(),
         encoder: None,

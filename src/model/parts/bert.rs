@@ -198,7 +198,7 @@ impl<'a> BertParts<'a> {
     /// The model of these parts.
     pub fn model(
         self,
-        family: &'static str,
+        family: &'static Family,
         embedding: Embedding,
         layers: Vec<Vec<Sublayer>>,
         outputs: Vec<Output>,

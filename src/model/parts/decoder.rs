@@ -178,7 +178,7 @@ impl<'a> Decoder<'a> {
         let mut aliases = Vec::new();
         let output = self.output(&vocabulary, &table, &mut aliases)?;
         Ok(Model {
-            family: self.family.name,
+            family: self.family,
             embedding: Embedding::of_tables(
                 Input::Tokens { vocabulary: vocabulary.size, positions: None, types: 0 },
                 vec![Table::plain(TableIndex::Token, table)],
@@ -358,11 +358,10 @@ pub(in crate::model) fn head_dim(
 }
 
 /// Refuses settings of other families and of wrappers that would change what is computed.
-fn refuse_switches(config: &Config) -> Result<()> {
-    for field in ["quantization_config", "per_layer_config"] {
-        if config.get(field).is_some() {
-            return Err(config.unsupported(field, "it is not implemented"));
-        }
+pub(in crate::model) fn refuse_switches(config: &Config) -> Result<()> {
+    const PER_LAYER: &str = "per_layer_config";
+    if config.get(PER_LAYER).is_some() {
+        return Err(config.unsupported(PER_LAYER, "layers that differ are not implemented"));
     }
     for (field, plain) in [
         ("is_causal", true),
@@ -389,7 +388,7 @@ fn refuse_switches(config: &Config) -> Result<()> {
 }
 
 /// Refuses classifiers and the like, whose heads are not implemented.
-fn refuse_other_heads(config: &Config) -> Result<()> {
+pub(in crate::model) fn refuse_other_heads(config: &Config) -> Result<()> {
     let Some(list) = config.get("architectures").and_then(|value| value.as_array()) else {
         return Ok(());
     };

@@ -91,7 +91,7 @@ fn turned_channels(
 }
 
 /// Writes the factor with which heads of `head_dim` channels turn as many as those of `before`
-/// did, where not all are turned: the channels that are added then pass unchanged.
+/// did: the channels that are added then pass unchanged.
 pub(in crate::model) fn keep_turned_channels(
     config: &mut Config,
     before: usize,
@@ -108,11 +108,14 @@ pub(in crate::model) fn keep_turned_channels(
     };
     let share = written.map_or(Some(default), |value| value.as_f64()).unwrap_or(default);
     let turned = (before as f64 * share) as usize;
-    if before == head_dim || share == 1.0 {
+    if before == head_dim {
         return;
     }
-    // Half a channel more, so that truncation cannot lose one.
-    let share = (turned as f64 + 0.5) / head_dim as f64;
+    // The quotient may fall short of the whole number when it is multiplied again: then half a
+    // channel more, so that truncation cannot lose one.
+    let exact = turned as f64 / head_dim as f64;
+    let kept = (head_dim as f64 * exact) as usize == turned;
+    let share = if kept { exact } else { (turned as f64 + 0.5) / head_dim as f64 };
     let section = in_section.and_then(|field| Some((field, config.section(field).ok()??)));
     match section {
         Some((field, mut section)) => {
@@ -235,6 +238,7 @@ mod tests {
         for settings in [
             json!({}),
             json!({ "partial_rotary_factor": 0.25 }),
+            json!({ "partial_rotary_factor": 1.0 }),
             json!({ "rope_parameters": { "partial_rotary_factor": 0.25, "rope_theta": 100.0 } }),
         ] {
             let before = frequencies(settings.clone(), 16, QUARTER);

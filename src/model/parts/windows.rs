@@ -93,3 +93,9 @@ pub(in crate::model) fn set_layer_types(
     let types: Vec<Value> = layers.iter().map(kind).collect();
     config.set(TYPES, types);
 }
+
+/// How many layers of the list are in front of the first with a window.
+pub(in crate::model) fn leading_full_layers(config: &Config) -> usize {
+    let list = config.get(TYPES).and_then(Value::as_array);
+    list.map_or(0, |list| list.iter().take_while(|kind| *kind == FULL).count())
+}

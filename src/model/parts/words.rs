@@ -26,16 +26,3 @@ pub(in crate::model) fn word_matrix(
         catalog.has(name).then(|| Alias { name: name.into(), of: token_table.name().into() });
     Ok((token_table.clone(), repeated.into_iter().collect()))
 }
-
-/// Checks that a decoder looks back only, as all do unless the configuration says otherwise.
-///
-/// # Errors
-/// If `is_causal` is false.
-pub(in crate::model) fn check_causal(config: &Config) -> Result<()> {
-    match config.flag_or("is_causal", true)? {
-        true => Ok(()),
-        false => {
-            Err(config.unsupported("is_causal", "a decoder that looks ahead is not implemented"))
-        }
-    }
-}

@@ -138,7 +138,8 @@ pub(super) fn rotary_pairs_in_place(pair: &Pair, rng: &mut ChaCha8Rng) -> Change
         used.iter().copied().chain((0..pairs).filter(|i| !used.contains(i))).collect();
     let within: Vec<usize> = order.iter().copied().chain(order.iter().map(|i| i + pairs)).collect();
     on_attention(pair, rng, |attention, editor, _| {
-        if attention.rotary.is_none() {
+        // Where a part is turned, these pairs stay.
+        if !attention.rotary.as_ref().is_some_and(|rotary| rotary.frequencies.len() == pairs) {
             return Ok(None);
         }
         for (linear, heads) in
@@ -163,4 +164,45 @@ pub(super) fn layer_index_forgotten(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
     let mut editor = pair.editor();
     scale_queries(&mut editor, &attention.query, before as f64 / after as f64)?;
     Ok(editor.blame(attention.query.weight.name()))
+}
+
+/// The row of the stored tensor in which a row of the matrix lies.
+fn stored_row(lens: &Lens, row: usize) -> usize {
+    lens.stored_index(row, 0).into_iter().sum()
+}
+
+/// Where a fused tensor should hold [q;k;v] of each head it holds all of Q, K and V, or the other
+/// way round.
+pub(super) fn fused_rows_in_other_order(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    on_attention(pair, rng, |attention, editor, _| {
+        let parts = [&attention.query, &attention.key, &attention.value];
+        let (heads, size) = (attention.heads, attention.head_dim);
+        if attention.query.weight.name() != attention.key.weight.name()
+            || heads != attention.kv_heads
+        {
+            return Ok(None);
+        }
+        let by_head =
+            size > 0 && heads > 1 && stored_row(&attention.query.weight, size) == 3 * size;
+        // In which part, and which row of it, each stored row of the wrong layout lies.
+        let place = |row: usize| match by_head {
+            true => (row / (heads * size), row % (heads * size)),
+            false => (row / size % 3, row / (3 * size) * size + row % size),
+        };
+        let weights = parts.map(|part| Some(&part.weight));
+        let biases = parts.map(|part| part.bias.as_ref());
+        for lenses in [weights, biases] {
+            let lenses: Vec<&Lens> = lenses.into_iter().flatten().collect();
+            let values = lenses.iter().map(|lens| editor.read(lens)).collect::<Result<Vec<_>>>()?;
+            for lens in &lenses {
+                let mut changed = editor.read(lens)?;
+                for row in 0..lens.rows() {
+                    let (part, at) = place(stored_row(lens, row));
+                    changed.row_mut(row).assign(&values[part].row(at));
+                }
+                editor.write(lens, &changed)?;
+            }
+        }
+        Ok(Some(&attention.query.weight))
+    })
 }

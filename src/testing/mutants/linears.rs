@@ -2,7 +2,7 @@
 
 use super::pair::first_that_changes;
 use super::{Change, Pair};
-use crate::model::{Linear, Mlp, Op};
+use crate::model::{Linear, Mlp};
 use crate::testing::random::Draw;
 use ndarray::{Array2, s};
 use rand_chacha::ChaCha8Rng;
@@ -125,7 +125,7 @@ pub(super) fn inserted_bias(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
         return Ok(None);
     }
     let mut editor = pair.editor();
-    let outputs = pair.ops().into_iter().flat_map(Op::writers);
+    let outputs = pair.branches().flat_map(|branch| branch.op.writers());
     let mut empty = Vec::new();
     for linear in outputs {
         let Some(bias) = &linear.bias else { continue };
@@ -209,5 +209,20 @@ pub(super) fn gate_and_up_differ(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
             editor.edit(lens, |matrix| *matrix = matrix.select(ndarray::Axis(0), &order))?;
         }
         Ok(editor.blame(mlp.up.weight.name()))
+    })
+}
+
+pub(super) fn gate_and_up_swapped(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    let mlps = pair.mlps();
+    let order = rng.permutation(mlps.len());
+    first_that_changes(mlps, &order, |mlp| {
+        let Some(gate) = &mlp.gate else { return Ok(None) };
+        let mut editor = pair.editor();
+        for (one, other) in gate.lenses().zip(mlp.up.lenses()) {
+            let (first, second) = (editor.read(one)?, editor.read(other)?);
+            editor.write(one, &second)?;
+            editor.write(other, &first)?;
+        }
+        Ok(editor.blame(gate.weight.name()))
     })
 }

@@ -6,6 +6,8 @@
 //! found by running both models. Where a model returns hidden channels, a mistake in the last norm
 //! often leaves a linear image of the source's output, which is lossless in a weaker sense.
 
+mod branches;
+mod channels;
 mod edit;
 mod heads;
 mod linears;
@@ -96,10 +98,18 @@ mutants! {
     TokensCircular, "tokens circular", Mistake, tables::tokens_circular;
     /// The position table is zero-expanded.
     PositionsZeroExpanded, "positions zero-expanded", Mistake, tables::positions_zero_expanded;
-    /// The class token is zero-expanded.
-    ClassTokenZeroExpanded, "class token zero-expanded", Mistake, tables::class_token_zero_expanded;
+    /// A row in front of the patches (class, distillation or register token) is zero-expanded.
+    PrefixZeroExpanded, "class or other token zero-expanded", Mistake, tables::prefix_zero_expanded;
     /// The patch convolution is zero-expanded.
     PatchZeroExpanded, "patches zero-expanded", Mistake, tables::patch_zero_expanded;
+    /// Every position has the row of the next one.
+    PositionsShifted, "positions off by one row", Mistake, tables::positions_shifted;
+    /// The factor in code on the token table is taken for that of the source.
+    TableScaleForgotten, "table's factor forgotten", Mistake, tables::scale_forgotten;
+    /// The factor in code on the tied table is left out of h.
+    HeadRatioForgotten, "table's factor forgotten in the head", Mistake, norms::head_ratio_forgotten;
+    /// γ is 1 + w, and w alone is multiplied.
+    OffsetForgotten, "1 + w forgotten", Mistake, norms::offset_forgotten;
     /// The last row of the position table is overwritten.
     PositionRowOverwritten, "last position overwritten", Mistake, tables::last_position_overwritten;
     /// The last row of the token table is overwritten.
@@ -126,6 +136,8 @@ mutants! {
     Transposed, "matrix transposed", Mistake, linears::transposed;
     /// Gate and up rows are copied by different maps.
     GateAndUpDiffer, "gate and up maps differ", Mistake, linears::gate_and_up_differ;
+    /// Gate and up are swapped.
+    GateAndUpSwapped, "gate and up swapped", Mistake, linears::gate_and_up_swapped;
     /// Query and key are swapped.
     QueryKeySwapped, "query and key swapped", Mistake, heads::query_key_swapped;
     /// Query heads are copied in plain circular order across key/value groups.
@@ -136,6 +148,20 @@ mutants! {
     LogitScaleForgotten, "logit scale forgotten", Mistake, heads::logit_scale_forgotten;
     /// Under rotary positions, channel pairs stay in place in a larger head.
     RotaryPairsInPlace, "rotary pairs in place", Mistake, heads::rotary_pairs_in_place;
+    /// Rows of a fused query, key and value are by head instead of by part, or the other way round.
+    FusedRows, "fused rows in another order", Mistake, heads::fused_rows_in_other_order;
+    /// ε is changed for the stream, and queries and keys, whose norms have the same ε, are not.
+    HeadNormEps, "eps of head norms forgotten", Mistake, channels::head_norm_eps_forgotten;
+    /// Layers have windows where they had them before others were inserted.
+    WindowsInPlace, "layer types in place", Mistake, branches::windows_in_place;
+    /// The norm behind an inserted branch is not silent.
+    InsertedNorm, "norm of an inserted block", Mistake, branches::inserted_norm;
+    /// LayerScale and the rows in front of it are average-expanded each for itself.
+    FactorsAveraged, "LayerScale averaged alone", Mistake, branches::factors_averaged;
+    /// As many experts are active as in the source, although there are more.
+    ActiveExpertsKept, "number of active experts kept", Mistake, branches::active_experts_kept;
+    /// One row of a router is half as large again.
+    RouterRowOff, "router row off", Mistake, branches::router_row_off;
     /// GPT-2: the divisor by layer index of a moved layer is forgotten.
     LayerIndexForgotten, "layer index forgotten", Mistake, heads::layer_index_forgotten;
     /// The key bias is random where there is no rotary embedding: it adds the same to all logits
@@ -150,7 +176,9 @@ mutants! {
     /// Query heads are in another order within their groups, and groups among each other.
     HeadsPermuted, "heads permuted", Equivalent, same::heads_permuted;
     /// The channels of the residual stream are in another order everywhere.
-    ChannelsPermuted, "channels permuted", Equivalent, same::channels_permuted;
+    ChannelsPermuted, "channels permuted", Equivalent, channels::channels_permuted;
+    /// All that the stream holds is doubled, and ε quadrupled.
+    StreamDoubled, "stream doubled", Equivalent, channels::stream_doubled;
     /// The value bias is moved into the output bias: attention weights sum to one.
     ValueBiasMoved, "value bias moved", Equivalent, same::value_bias_moved;
     /// A writer adds a constant to all channels, which every LayerNorm takes away.

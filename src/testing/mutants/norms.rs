@@ -3,7 +3,7 @@
 use super::pair::first_that_changes;
 use super::{Change, Editor, Pair};
 use crate::error::Result;
-use crate::model::{Norm, family_of};
+use crate::model::{Model, Norm, family_of};
 use crate::testing::random::Draw;
 use rand_chacha::ChaCha8Rng;
 
@@ -34,7 +34,7 @@ pub(super) fn eps_by_eta(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
 }
 
 /// Multiplies γ, of which all but an offset is stored.
-fn scale_gamma(editor: &mut Editor, norm: &Norm, factor: f64) -> Result<()> {
+pub(super) fn scale_gamma(editor: &mut Editor, norm: &Norm, factor: f64) -> Result<()> {
     let scaled = |weight: f64| (norm.offset + weight) * factor - norm.offset;
     norm.weight.iter().try_for_each(|weight| editor.edit(weight, |w| w.mapv_inplace(scaled)))
 }
@@ -113,4 +113,32 @@ pub(super) fn tied_forgotten(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
 
 pub(super) fn tied_forgotten_in_beta(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
     tied(pair, false)
+}
+
+/// What is stored of γ is multiplied by eta, as if the offset were not there.
+pub(super) fn offset_forgotten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    let eta = pair.eta();
+    let norms: Vec<&Norm> =
+        pair.live_branches().into_iter().filter_map(|b| b.norm.as_ref()).collect();
+    let order = rng.permutation(norms.len());
+    first_that_changes(norms, &order, |norm| {
+        let Some(weight) = norm.weight.as_ref().filter(|_| norm.offset != 0.0) else {
+            return Ok(None);
+        };
+        let mut editor = pair.editor();
+        // γ = eta·(offset + w) becomes offset + eta·w.
+        editor.edit(weight, |stored| stored.mapv_inplace(|w| w + norm.offset * (1.0 - eta)))?;
+        Ok(editor.blame(weight.name()))
+    })
+}
+
+/// The factor in code on the tied table is left out of h.
+pub(super) fn head_ratio_forgotten(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    let scale = |model: &Model| model.embedding.tables.first().map_or(1.0, |table| table.scale);
+    let ratio = scale(pair.source_model) / scale(pair.expanded_model);
+    let Some(norm) = pair.norm_before_tied_head() else { return Ok(None) };
+    let Some(weight) = norm.weight.as_ref().filter(|_| ratio != 1.0) else { return Ok(None) };
+    let mut editor = pair.editor();
+    scale_gamma(&mut editor, norm, ratio)?;
+    Ok(editor.blame(weight.name()))
 }

@@ -53,88 +53,121 @@ impl<'a> Pair<'a> {
         wanted.max(16.0 * unit)
     }
 
-    /// The expansion's operations, in order.
-    pub(super) fn ops(&self) -> Vec<&'a Op> {
-        let sublayers = self.expanded_model.layers.iter().flatten();
-        sublayers.flat_map(|sublayer| &sublayer.branches).map(|branch| &branch.op).collect()
+    /// The expansion's branches, in order.
+    pub(super) fn branches(&self) -> impl Iterator<Item = &'a Branch> + use<'a> {
+        self.expanded_model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches)
+    }
+
+    /// The branches that write something: neither their last matrix nor a norm behind it is zero.
+    pub(super) fn live_branches(&self) -> Vec<&'a Branch> {
+        let live = |branch: &&Branch| {
+            branch.op.writers().into_iter().any(|writer| self.writes(writer))
+                && !branch.post_norm.as_ref().is_some_and(|norm| self.is_silent(norm))
+        };
+        self.branches().filter(live).collect()
+    }
+
+    /// The expansion's attention layers.
+    pub(super) fn expanded_attentions(&self) -> impl Iterator<Item = &'a Attention> + use<'a> {
+        self.branches().filter_map(|branch| match &branch.op {
+            Op::Attention(attention) => Some(&**attention),
+            Op::Mlp(_) | Op::Experts(_) => None,
+        })
     }
 
     /// The expansion's attention layers that write something.
     pub(super) fn attentions(&self) -> Vec<&'a Attention> {
-        let all = self.ops().into_iter().filter_map(|op| match op {
+        let all = self.live_branches().into_iter().filter_map(|branch| match &branch.op {
             Op::Attention(attention) => Some(&**attention),
             Op::Mlp(_) | Op::Experts(_) => None,
         });
-        all.filter(|attention| self.writes(&attention.output)).collect()
+        all.collect()
     }
 
-    /// The expansion's MLPs that write something.
+    /// The expansion's MLPs that write something, those of experts included.
     pub(super) fn mlps(&self) -> Vec<&'a Mlp> {
-        let all = self.ops().into_iter().filter_map(|op| match op {
-            Op::Mlp(mlp) => Some(&**mlp),
-            Op::Attention(_) | Op::Experts(_) => None,
+        let all = self.live_branches().into_iter().flat_map(|branch| match &branch.op {
+            Op::Mlp(mlp) => vec![&**mlp],
+            Op::Experts(experts) => experts.experts.iter().collect(),
+            Op::Attention(_) => Vec::new(),
         });
         all.filter(|mlp| self.writes(&mlp.down)).collect()
     }
 
     fn writes(&self, linear: &Linear) -> bool {
-        let weight = linear.weight.read(self.expanded);
-        weight.is_ok_and(|weight| weight.iter().any(|w| *w != 0.0))
+        linear.weight.read(self.expanded).is_ok_and(|weight| weight.iter().any(|w| *w != 0.0))
     }
 
-    /// Layers that write the stream.
+    /// Whether a norm writes zeros alone.
+    pub(super) fn is_silent(&self, norm: &Norm) -> bool {
+        let all = |lens: &Lens, silent: f64| {
+            lens.read(self.expanded).is_ok_and(|values| values.iter().all(|v| *v == silent))
+        };
+        norm.weight.as_ref().is_some_and(|weight| all(weight, -norm.offset))
+            && norm.bias.as_ref().is_none_or(|bias| all(bias, 0.0))
+    }
+
+    /// Layers that write the stream, or what a norm or factors behind them add to it.
     pub(super) fn writers(&self) -> Vec<&'a Linear> {
         let attentions = self.attentions().into_iter().map(|a| &a.output);
         attentions.chain(self.mlps().into_iter().map(|m| &m.down)).collect()
     }
 
-    /// Norms that read the stream, without those of branches that write nothing.
+    /// Norms of the stream, and norms behind branches, without those of branches that write
+    /// nothing.
     pub(super) fn live_norms(&self) -> Vec<&'a Norm> {
-        let writes =
-            |branch: &&Branch| branch.op.writers().into_iter().any(|writer| self.writes(writer));
-        let sublayers = self.expanded_model.layers.iter().flatten();
-        let branches = sublayers.flat_map(|sublayer| &sublayer.branches);
-        branches.filter(writes).filter_map(|b| b.norm.as_ref()).chain(self.last_norms()).collect()
+        let branches = self.live_branches().into_iter();
+        let norms = branches.flat_map(|branch| branch.norm.iter().chain(&branch.post_norm));
+        norms.chain(self.last_norms()).collect()
     }
 
-    /// Norms in front of the outputs.
-    fn last_norms(&self) -> impl Iterator<Item = &'a Norm> + use<'a> {
-        self.expanded_model.outputs.iter().filter_map(|output| match output.steps.first() {
-            Some(Step::Norm(norm)) => Some(norm),
-            _ => None,
-        })
+    /// Norms of the stream in front of the outputs.
+    pub(super) fn last_norms(&self) -> impl Iterator<Item = &'a Norm> + use<'a> {
+        self.expanded_model.outputs.iter().filter_map(last_norm)
     }
 
     /// Norms that read the stream: in front of the branches and of the outputs.
     pub(super) fn reading_norms(&self) -> Vec<&'a Norm> {
-        let model = self.expanded_model;
-        let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
-        branches.filter_map(|branch| branch.norm.as_ref()).chain(self.last_norms()).collect()
+        self.branches().filter_map(|branch| branch.norm.as_ref()).chain(self.last_norms()).collect()
     }
 
-    /// Whether every reader of the stream is a LayerNorm, so that a constant over all channels of
-    /// the stream is never seen.
+    /// Whether every reader of the stream is a LayerNorm, and linear layers write it, so that a
+    /// constant over all channels of what they write is never seen.
     pub(super) fn stream_is_centred(&self) -> bool {
         let model = self.expanded_model;
-        let pre_norm = model.layers.iter().flatten().all(|sublayer| {
-            sublayer.post_norm.is_none() && sublayer.branches.iter().all(|b| b.norm.is_some())
-        });
-        let read = |output: &Output| matches!(output.steps.first(), Some(Step::Norm(_)));
-        pre_norm
-            && model.outputs.iter().all(read)
+        let plain = |branch: &Branch| {
+            branch.norm.is_some() && branch.post_norm.is_none() && branch.scale.is_none()
+        };
+        model.layers.iter().flatten().all(|sublayer| sublayer.post_norm.is_none())
+            && self.branches().all(plain)
+            && model.outputs.iter().all(|output| last_norm(output).is_some())
             && self.reading_norms().iter().all(|norm| norm.kind == NormKind::Layer)
     }
 
-    /// The norm in front of the tied head; `None` where the head is not tied.
+    /// The norm in front of the tied head; `None` where the head is not tied, or to a table that is
+    /// narrower than the stream.
     pub(super) fn norm_before_tied_head(&self) -> Option<&'a Norm> {
         let model = self.expanded_model;
-        let tables: Vec<&Lens> = model.embedding.tables.iter().map(|t| &t.lens).collect();
+        let wide = model.embedding.tables.iter().filter(|table| table.projection.is_none());
+        let tables: Vec<&Lens> = wide.map(|t| &t.lens).collect();
         model.outputs.iter().find_map(|output| match &output.steps[..] {
-            [.., Step::Norm(norm), Step::Linear(head)] if tables.contains(&&head.weight) => {
+            [.., Step::Norm(norm), Step::Linear(head)]
+            | [.., Step::Norm(norm), Step::Linear(head), Step::Softcap(_)]
+                if tables.contains(&&head.weight) =>
+            {
                 Some(norm)
             }
             _ => None,
         })
+    }
+}
+
+/// The norm of the stream in front of an output.
+fn last_norm(output: &Output) -> Option<&Norm> {
+    let pooling = |step: &&Step| matches!(step, Step::Position(_) | Step::MeanFrom(_));
+    match output.steps.iter().find(|step| !pooling(step)) {
+        Some(Step::Norm(norm)) => Some(norm),
+        _ => None,
     }
 }
 

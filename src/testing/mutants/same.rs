@@ -5,7 +5,7 @@ use super::heads::{blocks, on_attention, reorder_columns, reorder_rows};
 use super::pair::first_that_changes;
 use super::{Change, Pair};
 use crate::error::Result;
-use crate::model::{Activation, Attention, Lens, Linear, Op, Step, Table, TableIndex};
+use crate::model::{Activation, Attention, Lens, Linear, Op, Table, TableIndex};
 use crate::testing::random::Draw;
 use ndarray::{Axis, s};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +13,9 @@ use rand_chacha::ChaCha8Rng;
 pub(super) fn key_bias_random(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     on_attention(pair, rng, |attention, editor, rng| {
         let Some(bias) = &attention.key.bias else { return Ok(None) };
-        if attention.rotary.is_some() {
+        // A soft cap sees what is added to all logits, as a norm of keys and a rotation do.
+        let seen = attention.head_norms.is_some() || attention.softcap.is_some();
+        if seen || attention.rotary.is_some() {
             return Ok(None);
         }
         editor.edit(bias, |bias| bias.iter_mut().for_each(|b| *b = 0.5 * rng.normal()))?;
@@ -37,8 +39,7 @@ pub(super) fn gamma_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 
 pub(super) fn reader_on_residue(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     let Some(first) = pair.residue() else { return Ok(None) };
-    let sublayers = pair.expanded_model.layers.iter().flatten();
-    let branches = sublayers.flat_map(|s| &s.branches).filter(|b| b.norm.is_some());
+    let branches = pair.branches().filter(|branch| branch.norm.is_some());
     let readers: Vec<&Linear> = branches
         .flat_map(|branch| match &branch.op {
             Op::Attention(a) => vec![&a.query, &a.key, &a.value],
@@ -86,92 +87,6 @@ pub(super) fn heads_permuted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
         reorder_columns(editor, &attention.output.weight, &rows)?;
         Ok(Some(&attention.query.weight))
     })
-}
-
-/// Along which axes of a matrix the channels of the stream lie.
-fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
-    let (rows, columns) = (Axis(0), Axis(1));
-    let model = pair.expanded_model;
-    let mut found: Vec<(&Lens, Axis)> = Vec::new();
-    fn vectors(linear: &Linear) -> impl Iterator<Item = (&Lens, Axis)> {
-        std::iter::once(&linear.weight).chain(&linear.bias).map(|lens| (lens, Axis(0)))
-    }
-    found.extend(model.embedding.tables.iter().map(|t| (&t.lens, columns)));
-    found.extend(model.embedding.prefix.iter().map(|l| (l, columns)));
-    found.extend(model.embedding.patch.iter().flat_map(vectors));
-    let sublayers = || model.layers.iter().flatten();
-    let norms = model
-        .embedding
-        .norm
-        .iter()
-        .chain(sublayers().flat_map(|s| s.post_norm.iter()))
-        .chain(pair.reading_norms());
-    for norm in norms {
-        found.extend(norm.lenses().map(|lens| (lens, rows)));
-    }
-    for branch in sublayers().flat_map(|s| &s.branches) {
-        match &branch.op {
-            Op::Attention(a) => {
-                found.extend([&a.query, &a.key, &a.value].map(|l| (&l.weight, columns)));
-                found.extend(vectors(&a.output));
-            }
-            Op::Mlp(m) => {
-                found.extend(m.gate.iter().chain([&m.up]).map(|l| (&l.weight, columns)));
-                found.extend(vectors(&m.down));
-            }
-            Op::Experts(e) => {
-                found.push((&e.router.weight, columns));
-                for m in &e.experts {
-                    found.extend(m.gate.iter().chain([&m.up]).map(|l| (&l.weight, columns)));
-                    found.extend(vectors(&m.down));
-                }
-            }
-        }
-    }
-    for output in &model.outputs {
-        found.extend(head_axes(pair, &output.steps));
-    }
-    found
-}
-
-/// As [`stream_axes`], for what the steps behind the stream read.
-fn head_axes<'a>(pair: &Pair<'a>, steps: &'a [Step]) -> Vec<(&'a Lens, Axis)> {
-    let (rows, columns) = (Axis(0), Axis(1));
-    let tied = pair.norm_before_tied_head().is_some();
-    let mut linears = steps.iter().filter_map(|step| match step {
-        Step::Linear(linear) => Some(linear),
-        _ => None,
-    });
-    match (linears.next(), linears.next()) {
-        // The tied table is in the list already, so what it reads follows the stream's order.
-        (Some(transform), Some(_)) if tied => {
-            let mut found = vec![(&transform.weight, columns), (&transform.weight, rows)];
-            found.extend(transform.bias.iter().map(|bias| (bias, rows)));
-            let norms = steps.iter().filter_map(|step| match step {
-                Step::Norm(norm) => Some(norm),
-                _ => None,
-            });
-            for norm in norms {
-                found.extend(norm.lenses().map(|l| (l, rows)));
-            }
-            found
-        }
-        (Some(_), None) if tied => Vec::new(),
-        (first, _) => first.map(|linear| (&linear.weight, columns)).into_iter().collect(),
-    }
-}
-
-pub(super) fn channels_permuted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
-    // An output of hidden channels would come in another order.
-    if pair.expanded_model.outputs.iter().any(|output| !output.fixed) {
-        return Ok(None);
-    }
-    let order = rng.permutation(pair.expanded_model.sizes.hidden);
-    let mut editor = pair.editor();
-    for (lens, axis) in stream_axes(pair) {
-        editor.edit(lens, |matrix| *matrix = matrix.select(axis, &order))?;
-    }
-    Ok(editor.blame(pair.expanded_model.embedding.tables[0].lens.name()))
 }
 
 pub(super) fn value_bias_moved(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
@@ -266,6 +181,9 @@ fn group_channels(attention: &Attention, kv_head: usize) -> (Vec<usize>, Vec<usi
 
 pub(super) fn query_key_rescaled(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     on_attention(pair, rng, |attention, editor, rng| {
+        if attention.head_norms.is_some() {
+            return Ok(None);
+        }
         let (kv, queries) = group_channels(attention, rng.below(attention.kv_heads));
         scale_rows(editor, &attention.query, &queries, 2.0)?;
         scale_rows(editor, &attention.key, &kv, 0.5)?;

@@ -1,9 +1,9 @@
 //! Mistakes in what writes the stream first: tables, class token, patch convolution.
 
 use super::{Change, Pair};
-use crate::model::{Lens, TableIndex};
+use crate::model::{Lens, Model, TableIndex};
 use crate::testing::random::Draw;
-use ndarray::s;
+use ndarray::{Axis, s};
 use rand_chacha::ChaCha8Rng;
 
 /// The expansion's token table.
@@ -18,7 +18,8 @@ fn positions<'a>(pair: &Pair<'a>) -> Option<&'a Lens> {
 
 fn table<'a>(pair: &Pair<'a>, is_it: impl Fn(TableIndex) -> bool) -> Option<&'a Lens> {
     let tables = &pair.expanded_model.embedding.tables;
-    tables.iter().find(|table| is_it(table.index)).map(|table| &table.lens)
+    let wide = tables.iter().filter(|table| table.projection.is_none());
+    wide.into_iter().find(|table| is_it(table.index)).map(|table| &table.lens)
 }
 
 /// Zeroes the residue columns.
@@ -37,8 +38,10 @@ pub(super) fn positions_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change
     zero_residue(pair, positions(pair))
 }
 
-pub(super) fn class_token_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    zero_residue(pair, pair.expanded_model.embedding.prefix.first())
+pub(super) fn prefix_zero_expanded(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    let prefix = &pair.expanded_model.embedding.prefix;
+    let lens = if prefix.is_empty() { None } else { Some(&prefix[rng.below(prefix.len())]) };
+    zero_residue(pair, lens)
 }
 
 pub(super) fn patch_zero_expanded(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
@@ -82,4 +85,28 @@ pub(super) fn last_position_overwritten(pair: &Pair, rng: &mut ChaCha8Rng) -> Ch
 
 pub(super) fn last_token_overwritten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     last_row(pair, tokens(pair), rng)
+}
+
+pub(super) fn positions_shifted(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    let Some(lens) = positions(pair) else { return Ok(None) };
+    let mut editor = pair.editor();
+    editor.edit(lens, |table| {
+        let order: Vec<usize> = (0..table.nrows()).map(|row| (row + 1) % table.nrows()).collect();
+        *table = table.select(Axis(0), &order);
+    })?;
+    Ok(editor.blame(lens.name()))
+}
+
+pub(super) fn scale_forgotten(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
+    let tables = |model: &'_ Model| model.embedding.tables.first().cloned();
+    let (Some(source), Some(expanded)) = (tables(pair.source_model), tables(pair.expanded_model))
+    else {
+        return Ok(None);
+    };
+    if source.scale == expanded.scale {
+        return Ok(None);
+    }
+    let mut editor = pair.editor();
+    editor.edit(&expanded.lens, |table| *table *= expanded.scale / source.scale)?;
+    Ok(editor.blame(expanded.lens.name()))
 }

@@ -65,6 +65,8 @@ pub(super) fn bert_pre_norm(rng: Rng) -> Drawn {
     let prefixed = drawn.stored.iter().any(|name| name.starts_with("bert."));
     let prefix = if prefixed { "bert." } else { "" };
     drawn.stored.remove("cls.predictions.transform.dense.weight");
+    // There is no norm of the embedding to tell older names by.
+    drawn.stored.remove(&format!("{prefix}embeddings.LayerNorm.gamma"));
     drawn.store(true, format!("{prefix}encoder.ln_f.weight"));
     drawn.store(words, "cls.predictions.bias");
     if words {

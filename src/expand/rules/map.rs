@@ -4,14 +4,14 @@
 //! coordinate, the mean of all (each times a weight of its own, where LayerScale stands behind), or
 //! zero, times one scale.
 
-use super::memory;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::expand::memory;
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
 use std::sync::Arc;
 
 /// What one expanded coordinate holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub enum Entry {
     /// The source coordinate of this index.
     Copy(usize),
     /// The mean of all source coordinates, each times its weight.
@@ -22,18 +22,20 @@ pub(super) enum Entry {
 
 /// How a column that is read by several copies is shared out among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Share {
+pub enum Share {
     /// Every copy the same share.
     Equal,
     /// All of it to the first copy.
     First,
+    /// All of it to the last copy.
+    Last,
     /// Half to the first copy and minus half to the second, so that nothing is left.
     Opposite,
 }
 
-/// E, `[expanded, source]`.
+/// E, `[expanded, source]`: the four vector expansions of LEMON (section 3) and mixtures of them.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Map {
+pub struct Map {
     sources: usize,
     entries: Vec<Entry>,
     scale: f64,
@@ -49,7 +51,8 @@ impl Map {
 
     /// T_circ: the copies go round.
     pub fn circular(source: usize, expanded: usize) -> Self {
-        Self::copies(source, (0..expanded).map(|i| i % source))
+        let entry = |i: usize| i.checked_rem(source).map_or(Entry::Zero, Entry::Copy);
+        Self::of(source, (0..expanded).map(entry))
     }
 
     /// T_zero: whole copies, then zeros.
@@ -64,26 +67,56 @@ impl Map {
 
     /// One copy, then zeros.
     pub fn padded(source: usize, expanded: usize) -> Self {
-        Self::new(
-            source,
-            (0..expanded).map(|i| if i < source { Entry::Copy(i) } else { Entry::Zero }),
-        )
+        let entry = |i| if i < source { Entry::Copy(i) } else { Entry::Zero };
+        Self::of(source, (0..expanded).map(entry))
     }
 
-    /// A copy of each source index that `indices` names.
-    pub fn copies(source: usize, indices: impl IntoIterator<Item = usize>) -> Self {
-        Self::new(source, indices.into_iter().map(Entry::Copy))
+    /// T_rand: one copy of each coordinate, then copies of those that `pick` names, given how many
+    /// there are.
+    ///
+    /// # Errors
+    /// If `pick` names one that is not there.
+    pub fn random(
+        source: usize,
+        expanded: usize,
+        mut pick: impl FnMut(usize) -> usize,
+    ) -> Result<Self> {
+        let entry = |i| Entry::Copy(if i < source { i } else { pick(source) });
+        Self::new(source, (0..expanded).map(entry))
     }
 
-    /// The map with these entries, of scale 1.
-    pub fn new(sources: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+    /// The map of `sources` coordinates with these entries, of scale 1.
+    ///
+    /// # Errors
+    /// If an entry copies a coordinate that is not there.
+    pub fn new(sources: usize, entries: impl IntoIterator<Item = Entry>) -> Result<Self> {
+        let map = Self::of(sources, entries);
+        let missing = |entry: &&Entry| matches!(entry, Entry::Copy(j) if *j >= sources);
+        match map.entries.iter().find(missing) {
+            None => Ok(map),
+            Some(entry) => Err(Error::bad_input(format!(
+                "a map of {sources} coordinates has no {entry:?}: they count from 0"
+            ))),
+        }
+    }
+
+    /// As [`Map::new`], for entries that are known to be right.
+    pub(in crate::expand) fn of(sources: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
         Map { sources, entries: entries.into_iter().collect(), scale: 1.0, weights: None }
     }
 
+    /// A copy of each source index that `indices` names; they are known to be right.
+    pub(in crate::expand) fn copies(
+        source: usize,
+        indices: impl IntoIterator<Item = usize>,
+    ) -> Self {
+        Self::of(source, indices.into_iter().map(Entry::Copy))
+    }
+
     fn whole_copies(source: usize, expanded: usize, residue: Entry) -> Self {
-        let whole = expanded / source * source;
+        let whole = expanded.checked_div(source).unwrap_or(0) * source;
         let entry = |i| if i < whole { Entry::Copy(i % source) } else { residue };
-        Self::new(source, (0..expanded).map(entry))
+        Self::of(source, (0..expanded).map(entry))
     }
 
     /// This map times `factor`.
@@ -93,29 +126,25 @@ impl Map {
     }
 
     /// This map with these weights, one for each source coordinate, in its means.
-    ///
-    /// # Panics
-    /// If there are not as many.
-    pub fn weighted(mut self, weights: impl Into<Arc<[f64]>>) -> Self {
-        let weights = weights.into();
-        assert_eq!(weights.len(), self.sources, "one weight for each coordinate");
-        self.weights = Some(weights);
+    pub(super) fn weighted(mut self, weights: Vec<f64>) -> Self {
+        debug_assert_eq!(weights.len(), self.sources, "one weight for each coordinate");
+        self.weights = Some(weights.into());
         self
     }
 
     /// This map with the entries of `other` in place of zeros.
-    pub fn filled_from(&self, other: &Map) -> Self {
+    pub(in crate::expand) fn filled_from(&self, other: &Map) -> Self {
         let pairs = self.entries.iter().zip(&other.entries);
         let entry =
             |(own, other): (&Entry, &Entry)| if *own == Entry::Zero { *other } else { *own };
-        Map::new(self.sources, pairs.map(entry)).scaled(self.scale)
+        Map::of(self.sources, pairs.map(entry)).scaled(self.scale)
     }
 
     /// The map of heads whose channels are mapped as well: coordinates are head-major.
     ///
     /// # Panics
     /// If a head is no copy or a channel is a mean, which no rule makes.
-    pub fn within_heads(&self, channels: &Map) -> Self {
+    pub(in crate::expand) fn within_heads(&self, channels: &Map) -> Self {
         let entry = |(head, channel): (Entry, Entry)| match (head, channel) {
             (Entry::Copy(h), Entry::Copy(c)) => Entry::Copy(h * channels.sources + c),
             (Entry::Copy(_), Entry::Zero) => Entry::Zero,
@@ -123,7 +152,7 @@ impl Map {
         };
         let pairs = self.entries.iter().flat_map(|h| channels.entries.iter().map(|c| (*h, *c)));
         let scale = self.scale * channels.scale;
-        Map::new(self.sources * channels.sources, pairs.map(entry)).scaled(scale)
+        Map::of(self.sources * channels.sources, pairs.map(entry)).scaled(scale)
     }
 
     /// Source coordinates.
@@ -134,6 +163,11 @@ impl Map {
     /// Expanded coordinates.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether there are no expanded coordinates.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// What each expanded coordinate holds, but for the scale.
@@ -162,6 +196,11 @@ impl Map {
         self.count().iter().all(|n| *n >= 2)
     }
 
+    /// Whether every source coordinate has a copy, so that what reads it can read the map's image.
+    pub fn covers(&self) -> bool {
+        self.scale != 0.0 && self.count().iter().all(|n| *n >= 1)
+    }
+
     fn count(&self) -> Vec<usize> {
         let mut count = vec![0; self.sources];
         for entry in &self.entries {
@@ -174,7 +213,7 @@ impl Map {
 
     /// The row of `E W` in which the map holds a mean, but for the scale: `[n]` for a `matrix` of
     /// `[source, n]`.
-    pub fn mean_row(&self, matrix: &Array2<f64>) -> Array1<f64> {
+    pub(super) fn mean_row(&self, matrix: &Array2<f64>) -> Array1<f64> {
         let mut sum = Array1::zeros(matrix.ncols());
         for (j, row) in matrix.outer_iter().enumerate() {
             sum.scaled_add(self.weight(j), &row);
@@ -187,6 +226,9 @@ impl Map {
     }
 
     /// `E W`: `[source, n]` to `[expanded, n]`.
+    ///
+    /// # Panics
+    /// If `matrix` has another number of rows.
     pub fn expand_rows(&self, matrix: &Array2<f64>) -> Array2<f64> {
         let mut expanded = Array2::zeros((self.len(), matrix.ncols()));
         let means = self.has_means().then(|| self.mean_row(matrix));
@@ -206,8 +248,15 @@ impl Map {
     /// `W Eᵀ`: each row, a vector of the source space, is mapped: `[n, source]` to `[n, expanded]`.
     ///
     /// # Errors
-    /// If there is not enough memory.
+    /// If the rows have another length, or there is not enough memory.
     pub fn expand_columns(&self, matrix: &Array2<f64>) -> Result<Array2<f64>> {
+        if matrix.ncols() != self.sources {
+            return Err(Error::bad_input(format!(
+                "rows of {} numbers do not fit a map of {} coordinates",
+                matrix.ncols(),
+                self.sources
+            )));
+        }
         let mut expanded = memory::zeros(matrix.nrows(), self.len())?;
         for (from, mut to) in matrix.outer_iter().zip(expanded.outer_iter_mut()) {
             let sum = match &self.weights {
@@ -228,7 +277,7 @@ impl Map {
     }
 
     /// How what reads this space is made from what reads the source's.
-    pub fn split(&self, share: Share) -> Split<'_> {
+    pub(super) fn split(&self, share: Share) -> Split<'_> {
         Split { map: self, weights: self.shares(share) }
     }
 
@@ -241,6 +290,7 @@ impl Map {
             let part = match (share, seen[j]) {
                 (Share::Equal, _) => 1.0 / count[j] as f64,
                 (Share::First, 1) => 1.0,
+                (Share::Last, place) if place == count[j] => 1.0,
                 (Share::Opposite, 1) if count[j] > 1 => 0.5,
                 (Share::Opposite, 2) => -0.5,
                 _ => 0.0,
@@ -304,7 +354,7 @@ mod tests {
             Map::circular(3, 8),
             Map::zero(3, 8).scaled(0.25),
             Map::average(3, 8).scaled(1.5),
-            Map::average(3, 5).weighted([0.5, -2.0, 1.0]),
+            Map::average(3, 5).weighted(vec![0.5, -2.0, 1.0]),
             Map::identity(3),
             Map::copies(3, [2, 0, 1, 1]),
         ]
@@ -333,7 +383,7 @@ mod tests {
     #[test]
     fn the_shares_of_copies_are_a_left_inverse() {
         for map in maps() {
-            for share in [Share::Equal, Share::First] {
+            for share in [Share::Equal, Share::First, Share::Last] {
                 let error = left_inverse_times_map(&map, share) - Array2::<f64>::eye(3);
                 assert!(error.iter().all(|e| e.abs() < 1e-14), "{map:?} {share:?}");
             }
@@ -363,6 +413,26 @@ mod tests {
             let table = Array2::from_shape_fn((4, 3), |(i, j)| (i * 3 + j) as f64);
             let error = map.expand_columns(&table).unwrap() - table.dot(&dense(&map).t());
             assert!(error.iter().all(|e| e.abs() < 1e-14), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn a_random_map_copies_every_coordinate_and_only_those_there_are() {
+        let mut next = 0;
+        let mut pick = |count: usize| {
+            next += 2;
+            next % count
+        };
+        let map = Map::random(3, 6, &mut pick).unwrap();
+        assert_eq!(map, Map::copies(3, [0, 1, 2, 2, 1, 0]));
+        assert!(Map::random(3, 6, |count| count).is_err());
+        assert!(Map::new(2, [Entry::Copy(2)]).is_err());
+    }
+
+    #[test]
+    fn maps_of_nothing_hold_zeros() {
+        for map in [Map::circular(0, 2), Map::zero(0, 2), Map::padded(0, 2)] {
+            assert_eq!(map.entries(), [Entry::Zero; 2]);
         }
     }
 

@@ -1,0 +1,310 @@
+//! Which kind of expansion a sublayer is: copies and their shares, what is new. No verdict rests on
+//! this; it is for words.
+
+use super::bounded::{Stored, UNITS};
+use super::channels::{Groups, Writes};
+use super::cluster::Member;
+use super::map::Entry;
+use super::reader::Reader;
+use super::side::Side;
+use crate::error::Result;
+use crate::model::{Attention, Linear, Op};
+use std::collections::BTreeMap;
+
+/// What [`Spread`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Units {
+    /// Neurons of a feed-forward network.
+    Neurons,
+    /// Query heads.
+    Heads,
+}
+
+/// How the fan-outs of copies share the source's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Shares {
+    /// There are no copies.
+    None,
+    /// All equal, and what copies read is equal too: gradients keep them equal.
+    Symmetric,
+    /// All equal.
+    Equal,
+    /// Some equal.
+    Mixed,
+    /// None equal.
+    Unequal,
+}
+
+/// How the neurons or heads of one sublayer became the expanded model's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Spread {
+    /// `layer 3 MLP`.
+    pub place: String,
+    pub units: Units,
+    /// How many there are in the source and in the expanded model.
+    pub count: (usize, usize),
+    /// Channels of a head in the two; 1 for neurons.
+    pub size: (usize, usize),
+    /// Fewest and most copies of one of the source's.
+    pub copies: (usize, usize),
+    pub permuted: bool,
+    /// Those that are no copies and write zero.
+    pub zero: usize,
+    /// Those that are no copies and write what sums to zero.
+    pub cancelling: usize,
+    pub shares: Shares,
+}
+
+impl Spread {
+    /// Reads it off the groups of a sublayer whose equations hold.
+    ///
+    /// # Errors
+    /// If a weight cannot be read.
+    pub fn of(
+        place: &str,
+        (source, expanded): (&Op, &Op),
+        side: &Side,
+        writes: &Writes,
+        groups: &Groups,
+    ) -> Result<Option<Spread>> {
+        let (units, size) = match (source, expanded) {
+            (Op::Mlp(_), Op::Mlp(_)) => (Units::Neurons, (1, 1)),
+            (Op::Attention(s), Op::Attention(t)) => (Units::Heads, (s.head_dim, t.head_dim)),
+            _ => return Ok(None),
+        };
+        let classes = Classes::of(groups, size);
+        let fan_out = FanOut { stored: &writes.fan_out, members: &groups.expanded, size: size.1 };
+        let new = |zero: bool| {
+            let units = classes.expanded.iter().enumerate();
+            units.filter(|(unit, of)| of.is_none() && fan_out.is_zero(*unit) == zero).count()
+        };
+        let groups_of = |op: &Op| match op {
+            Op::Attention(attention) => attention.heads / attention.kv_heads,
+            _ => 1,
+        };
+        Ok(Some(Spread {
+            place: place.to_string(),
+            units,
+            count: (classes.source.len(), classes.expanded.len()),
+            size,
+            copies: classes.copies(),
+            permuted: !classes.in_order((groups_of(source), groups_of(expanded))),
+            zero: new(true),
+            cancelling: new(false),
+            shares: shares(&classes, &fan_out, side, expanded)?,
+        }))
+    }
+}
+
+/// For each unit (neuron, head) the first unit of the source that computes the same.
+struct Classes {
+    source: Vec<usize>,
+    expanded: Vec<Option<usize>>,
+    /// Source units that write nothing.
+    idle: Vec<bool>,
+}
+
+/// The groups of a unit's channels that contribute.
+fn active(members: &[Member]) -> impl Iterator<Item = usize> {
+    members.iter().flatten().filter(|(_, ratio)| ratio.factor != 0.0).map(|(group, _)| *group)
+}
+
+impl Classes {
+    fn of(groups: &Groups, size: (usize, usize)) -> Classes {
+        let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
+        let (mut source, mut idle) = (Vec::new(), Vec::new());
+        for (unit, members) in groups.source.chunks(size.0.max(1)).enumerate() {
+            let class = active(members).find_map(|group| owners.get(&group).copied());
+            source.push(class.unwrap_or(unit));
+            idle.push(active(members).next().is_none());
+            active(members).for_each(|group| {
+                owners.entry(group).or_insert(class.unwrap_or(unit));
+            });
+        }
+        let owner =
+            |members: &[Member]| active(members).find_map(|group| owners.get(&group).copied());
+        let expanded = groups.expanded.chunks(size.1.max(1)).map(owner).collect();
+        Classes { source, expanded, idle }
+    }
+
+    /// The expanded units of each class that has any.
+    fn members(&self) -> BTreeMap<usize, Vec<usize>> {
+        let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (unit, class) in self.expanded.iter().enumerate() {
+            if let Some(class) = class {
+                members.entry(*class).or_default().push(unit);
+            }
+        }
+        members
+    }
+
+    fn copies(&self) -> (usize, usize) {
+        let members = self.members();
+        let (mut fewest, mut most) = (usize::MAX, 0);
+        for (class, _) in self.idle.iter().enumerate().filter(|(_, idle)| !**idle) {
+            let equal = self.source.iter().filter(|other| **other == self.source[class]).count();
+            let copies = members.get(&self.source[class]).map_or(0, Vec::len);
+            fewest = fewest.min(copies / equal);
+            most = most.max(copies.div_ceil(equal));
+        }
+        (fewest.min(most), most)
+    }
+
+    /// Whether copies stand in the order of the source, round and round; heads also within the
+    /// groups that share a key/value head. Where some have more copies than others, it is enough
+    /// that the first ones do.
+    fn in_order(&self, groups: (usize, usize)) -> bool {
+        let count = self.source.len();
+        let (fewest, most) = self.copies();
+        let seen = if fewest == most { self.expanded.len() } else { count };
+        let stands = |place: &dyn Fn(usize) -> usize| {
+            let mut units = self.expanded.iter().enumerate().take(seen);
+            units.all(|(unit, of)| {
+                of.is_none_or(|of| {
+                    let expected = place(unit);
+                    self.source.get(expected) == Some(&of) || self.idle[expected % count]
+                })
+            })
+        };
+        let shared = count / groups.0;
+        let by_group =
+            |unit: usize| unit / groups.1 % shared * groups.0 + unit % groups.1 % groups.0;
+        count == 0 || stands(&|unit| unit % count) || stands(&by_group)
+    }
+}
+
+/// The columns of a writing layer, unit by unit.
+struct FanOut<'a> {
+    stored: &'a Stored,
+    members: &'a [Member],
+    size: usize,
+}
+
+impl FanOut<'_> {
+    fn channels(&self, unit: usize) -> std::ops::Range<usize> {
+        unit * self.size..(unit + 1) * self.size
+    }
+
+    /// Whether a unit writes nothing by itself.
+    fn is_zero(&self, unit: usize) -> bool {
+        self.channels(unit).all(|channel| {
+            let column = self.stored.value.column(channel);
+            let idle = self.members[channel].is_none_or(|(_, ratio)| ratio.factor == 0.0);
+            idle || column.iter().all(|value| value.abs() <= UNITS * self.stored.floor)
+        })
+    }
+
+    /// Whether two units have the same columns, for the same multiple of what they share.
+    fn equal(&self, one: usize, other: usize) -> bool {
+        let factor = |channel: usize| self.members[channel].map_or(0.0, |(_, r)| r.factor);
+        self.channels(one).zip(self.channels(other)).all(|(a, b)| {
+            let columns = (self.stored.value.column(a), self.stored.value.column(b));
+            let mut pairs = columns.0.iter().zip(columns.1);
+            (factor(a) - factor(b)).abs() <= 1e-3 * factor(a).abs()
+                && pairs.all(|(a, b)| close(*a, *b, self.stored))
+        })
+    }
+}
+
+/// Whether two stored numbers are one but for rounding.
+fn close(a: f64, b: f64, stored: &Stored) -> bool {
+    (a - b).powi(2) <= UNITS * UNITS * (stored.variance(a) + stored.variance(b))
+}
+
+fn shares(classes: &Classes, fan_out: &FanOut, side: &Side, op: &Op) -> Result<Shares> {
+    let copied: Vec<Vec<usize>> =
+        classes.members().into_values().filter(|units| units.len() > 1).collect();
+    let (mut equal, mut pairs) = (0, Vec::new());
+    for units in &copied {
+        let of_first: Vec<(usize, usize)> = units[1..].iter().map(|u| (units[0], *u)).collect();
+        if of_first.iter().all(|(one, other)| fan_out.equal(*one, *other)) {
+            equal += 1;
+            pairs.extend(of_first);
+        }
+    }
+    Ok(match (equal, copied.len()) {
+        (_, 0) => Shares::None,
+        (0, _) => Shares::Unequal,
+        (some, all) if some < all => Shares::Mixed,
+        _ if reads_equally(side, op, &pairs)? => Shares::Symmetric,
+        _ => Shares::Equal,
+    })
+}
+
+/// Whether each pair of units has equal rows in every layer that reads the stream for them.
+fn reads_equally(side: &Side, op: &Op, pairs: &[(usize, usize)]) -> Result<bool> {
+    type Rows<'a> = Box<dyn Fn(usize) -> std::ops::Range<usize> + 'a>;
+    let readers: Vec<(&Linear, Rows)> = match op {
+        Op::Mlp(mlp) => {
+            let rows = || -> Rows { Box::new(|unit| unit..unit + 1) };
+            mlp.gate.iter().chain([&mlp.up]).map(|linear| (linear, rows())).collect()
+        }
+        Op::Attention(attention) => {
+            let Attention { query, key, value, heads, kv_heads, head_dim, .. } = &**attention;
+            let rows = |group: usize| -> Rows {
+                Box::new(move |head| head / group * head_dim..(head / group + 1) * head_dim)
+            };
+            let group = heads / kv_heads;
+            vec![(query, rows(1)), (key, rows(group)), (value, rows(group))]
+        }
+        Op::Experts(_) => return Ok(false),
+    };
+    for (linear, rows) in readers {
+        for lens in linear.lenses() {
+            let stored = side.stored(lens)?;
+            let same = |(one, other): &(usize, usize)| {
+                rows(*one).zip(rows(*other)).all(|(a, b)| {
+                    let mut pairs = stored.value.row(a).into_iter().zip(stored.value.row(b));
+                    pairs.all(|(a, b)| close(*a, *b, &stored))
+                })
+            };
+            if !pairs.iter().all(same) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Rows that are looked at together.
+const BLOCK: usize = 256;
+
+/// Whether layers read all copies of a channel with equal weights: the answer for one op; `None`
+/// where there are no copies. Stops at the first that are not equal.
+///
+/// # Errors
+/// If a weight cannot be read.
+pub(super) fn read_equally(reader: &Reader, op: &Op) -> Result<Option<bool>> {
+    let Some((map, _)) = reader.through else { return Ok(None) };
+    let mut firsts = vec![None; map.source];
+    let mut pairs = Vec::new();
+    for (channel, entry) in map.entries.iter().enumerate() {
+        if let Entry::Copy { of, .. } = entry {
+            match firsts[*of] {
+                None => firsts[*of] = Some(channel),
+                Some(first) => pairs.push((first, channel)),
+            }
+        }
+    }
+    let linears: Vec<&Linear> = match op {
+        Op::Attention(a) => vec![&a.query, &a.key, &a.value],
+        Op::Mlp(m) => m.gate.iter().chain([&m.up]).collect(),
+        Op::Experts(_) => Vec::new(),
+    };
+    if pairs.is_empty() || linears.is_empty() {
+        return Ok(None);
+    }
+    for linear in linears {
+        for first in (0..linear.weight.rows()).step_by(BLOCK) {
+            let count = BLOCK.min(linear.weight.rows() - first);
+            let stored = reader.side.stored_rows(&linear.weight, first, count)?;
+            let equal = |row: ndarray::ArrayView1<f64>| {
+                pairs.iter().all(|(a, b)| close(row[*a], row[*b], &stored))
+            };
+            if !stored.value.rows().into_iter().all(equal) {
+                return Ok(Some(false));
+            }
+        }
+    }
+    Ok(Some(true))
+}
