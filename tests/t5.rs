@@ -99,7 +99,7 @@ const ENCODER_BIAS: &str = "encoder.block.0.layer.0.SelfAttention.relative_atten
 const DECODER_BIAS: &str = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
 
 /// Swaps columns 0 and 1.
-fn swap_columns(shape: &[usize], values: &mut Vec<f64>) {
+fn swap_columns(shape: &[usize], values: &mut [f64]) {
     for row in values.chunks_mut(shape[1]) {
         row.swap(0, 1);
     }
