@@ -14,14 +14,8 @@ const FILE_LIMIT: u64 = 256 << 20;
 const ADVICE: &str = "give a JSON list [channel][row][column], or a .safetensors file with one \
                       tensor of that shape";
 
-<<<<<<< HEAD
-/// The image in `file`, or the one of `shape` that `random:SEED` names: `[channels, height,
-/// width]`.
-/// A model of `family` without a shape reads no images.
-=======
 /// The image in `file`, or the one of `shape` that `random:SEED` names, `[channels, height,
 /// width]`. A model of `family` without a shape reads no images.
->>>>>>> vit
 ///
 /// # Errors
 /// If the file cannot be read or holds no image.
