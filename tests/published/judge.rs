@@ -44,10 +44,25 @@ fn drawn(architecture: Architecture, seed: u64, wanted: impl Fn(&Described) -> b
         let case = SourceCase::random(architecture, &mut rng);
         let source = Described::new(case.build().unwrap_or_else(|e| panic!("{e}")));
         let sizes = &source.model.sizes;
-        let plain = sizes.hidden >= 4 && sizes.intermediate >= 2;
+        let plain = sizes.hidden >= 4 && sizes.intermediate >= 2 && is_plain(&source.model);
         (plain && wanted(&source)).then_some(source)
     });
     drawn.expect("one in a thousand is wanted")
+}
+
+/// Whether a model has only parts that the published methods speak of.
+fn is_plain(model: &Model) -> bool {
+    let sublayers = || model.layers.iter().flatten();
+    let post_norm = sublayers().all(|sublayer| sublayer.post_norm.is_some());
+    model.embedding.norm.is_some() == post_norm
+        && sublayers().flat_map(|sublayer| &sublayer.branches).all(|branch| {
+            let plain = match &branch.op {
+                Op::Attention(a) => a.head_norms.is_none() && a.window.is_none(),
+                Op::Mlp(_) => true,
+                Op::Experts(_) => false,
+            };
+            plain && branch.post_norm.is_none() && branch.scale.is_none()
+        })
 }
 
 pub fn any(_: &Model) -> bool {
