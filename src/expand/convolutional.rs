@@ -59,7 +59,7 @@ fn expanded(
 ) -> Result<Checkpoint> {
     if let Some(name) = net.strangers(source).first() {
         let problem = "no part of the network reads it, so that no rule expands it";
-        return Err(Error::unsupported(problem).tensor(*name));
+        return Err(Error::unsupported(problem).tensor(name));
     }
     let name = format!("expansion of {}", source.path().display());
     let mut config = Config::new(&name, source.config().json().clone());

@@ -102,7 +102,7 @@ fn longer_rotary_heads_are_lossless_where_pairs_keep_their_frequency() {
         let mut growth = Growth::none(&source.model, seed);
         let size = source.model.sizes.head_dim;
         // Pair i of a head of twice the size turns at half the rate of the frequency of pair 2i.
-        let place = |i: usize| (i % 2 == 0).then_some(i / 2);
+        let place = |i: usize| i.is_multiple_of(2).then_some(i / 2);
         growth.logits = Axis { of: (0..2 * size).map(place).collect(), ..unread(1, 1) };
         growth.values = unread(size, 2 * size);
         let expanded = growth.build(&source);

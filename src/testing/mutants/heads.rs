@@ -139,7 +139,7 @@ pub(super) fn rotary_pairs_in_place(pair: &Pair, rng: &mut ChaCha8Rng) -> Change
     let within: Vec<usize> = order.iter().copied().chain(order.iter().map(|i| i + pairs)).collect();
     on_attention(pair, rng, |attention, editor, _| {
         // Where a part is turned, these pairs stay.
-        if !attention.rotary.as_ref().is_some_and(|rotary| rotary.frequencies.len() == pairs) {
+        if attention.rotary.as_ref().is_none_or(|rotary| rotary.frequencies.len() != pairs) {
             return Ok(None);
         }
         for (linear, heads) in
