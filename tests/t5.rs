@@ -44,7 +44,7 @@ fn checked(source: &Checkpoint, expanded: &Checkpoint) -> Check {
 fn edited(
     checkpoint: &Checkpoint,
     name: &str,
-    change: impl FnOnce(&[usize], &mut Vec<f64>),
+    change: impl FnOnce(&[usize], &mut [f64]),
 ) -> Checkpoint {
     let stored = checkpoint.tensor(name).unwrap();
     let mut values: Vec<f64> =
@@ -63,7 +63,7 @@ fn configured(checkpoint: &Checkpoint, change: impl FnOnce(&mut Config)) -> Chec
 }
 
 /// That the change is found, and blamed on the tensor.
-fn caught(case: &str, name: &str, change: impl FnOnce(&[usize], &mut Vec<f64>)) -> Check {
+fn caught(case: &str, name: &str, change: impl FnOnce(&[usize], &mut [f64])) -> Check {
     let (source, expanded) = grown(case, larger());
     let found = checked(&source, &edited(&expanded, name, change));
     assert_eq!(found.verdict, Verdict::NotLossless, "{name}: {:?}", found.certificate);

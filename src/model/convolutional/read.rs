@@ -54,7 +54,7 @@ impl Settings {
     fn read(config: &Config) -> Result<Settings> {
         let row = config.get("architecture").and_then(Value::as_str).and_then(architecture);
         for field in ["model_args", "groups", "replace_stride_with_dilation"] {
-            if config.get(field).is_some_and(|value| *value != Value::from(1)) {
+            if config.get(field).is_some_and(|value| value.as_i64() != Some(1)) {
                 return Err(config.unsupported(field, "this setting is not implemented"));
             }
         }
