@@ -37,7 +37,7 @@ fn random_targets_are_accepted_and_reach_every_kind_of_growth() {
             least.extend([("indivisible", 40), ("deeper", 50), ("placed", 20)]);
         }
         if !NORMS_BEHIND.contains(&architecture) {
-            least.push(("cancelling", 3));
+            least.push(("cancelling", 2));
         }
         if GROUPED.contains(&architecture) {
             least.push(("regrouped", 20));

@@ -137,9 +137,10 @@ impl TargetCase {
             add("heads that do not divide the width", &|t| t.hidden += 1);
         }
         if limits.free_width && limits.head_dim == HeadDim::Multiples {
-            add("a rotary head size that is no multiple", &|t| {
-                t.head_dim = if sizes.head_dim == 2 { 3 } else { sizes.head_dim + 2 };
-            });
+            let head_dim = if sizes.head_dim == 2 { 3 } else { sizes.head_dim + 2 };
+            if !turns_alike(source, head_dim) {
+                add("a rotary head size that is no multiple", &|t| t.head_dim = head_dim);
+            }
         }
         if limits.free_width && limits.head_dim == HeadDim::Same {
             add("larger heads under norms of queries and keys", &|t| t.head_dim *= 2);
@@ -416,4 +417,19 @@ fn head_choices(source: &Sizes, possible: bool) -> Vec<(usize, usize)> {
         }
     }
     choices
+}
+
+/// Whether heads of `head_dim` channels turn the channels of the source's heads at their
+/// frequencies, as where the configuration says how many turn.
+fn turns_alike(source: &SourceCase, head_dim: usize) -> bool {
+    let mut grown = source.clone();
+    let rotary = |case: &SourceCase| {
+        let model = case.model().ok()?;
+        let attention = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+        attention.into_iter().find_map(|branch| match &branch.op {
+            Op::Attention(attention) => attention.rotary.clone(),
+            _ => None,
+        })
+    };
+    grown.resize(|sizes| sizes.head_dim = head_dim).is_ok() && rotary(source) == rotary(&grown)
 }
