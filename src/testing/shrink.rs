@@ -29,7 +29,7 @@ pub fn smallest(case: PairCase, mut fails: impl FnMut(&PairCase) -> bool) -> Pai
 }
 
 /// The cases that are one step simpler than `case`, the boldest steps first; none if the case is
-/// not legal. Each costs less ([`cost`]), so no chain of steps returns to where it was.
+/// not legal. Each costs less (`cost`), so no chain of steps returns to where it was.
 pub fn simpler(case: &PairCase) -> impl Iterator<Item = PairCase> + use<> {
     let before = cost(case).ok();
     let candidates = match case.0.model() {
