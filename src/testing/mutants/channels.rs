@@ -65,11 +65,16 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
 /// As [`stream_axes`], for what the steps behind the stream read.
 fn head_axes<'a>(pair: &Pair<'a>, steps: &'a [Step]) -> Vec<(&'a Lens, Axis)> {
     let (rows, columns) = (Axis(0), Axis(1));
-    let tied = pair.norm_before_tied_head().is_some();
+    let tables = &pair.expanded_model.embedding.tables;
     let mut linears = steps.iter().filter_map(|step| match step {
         Step::Linear(linear) => Some(linear),
         _ => None,
     });
+    let head = linears.clone().next_back();
+    let is_table = |head: &Linear| {
+        tables.iter().any(|table| table.projection.is_none() && table.lens == head.weight)
+    };
+    let tied = head.is_some_and(is_table);
     match (linears.next(), linears.next()) {
         // The tied table is in the list already, so what it reads follows the stream's order.
         (Some(transform), Some(_)) if tied => {
