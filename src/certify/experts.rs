@@ -6,8 +6,9 @@
 //! copies write, averaged, is what the expert writes, the mixture is equal. The average is one
 //! network: the copies' neurons side by side, fan-outs and biases divided by m.
 //!
-//! Experts that the router cannot tell apart are chosen by their place: they correspond one by one
-//! where there is one copy of each, and all must be equal where there are more.
+//! Experts that the router cannot tell apart are chosen by their place if their rows are equal to
+//! the last bit: then they correspond one by one where there is one copy of each. Where there are
+//! more, or rounding breaks the tie, all must be equal.
 
 use super::agreement::Agreement;
 use super::blame::{Accused, Verdict};
@@ -23,7 +24,7 @@ use super::squares::{Ledger, Residual};
 use super::sublayer::{Network, told};
 use super::suspect::Case;
 use crate::error::Result;
-use crate::model::{Experts, Mlp, Op};
+use crate::model::{Experts, Linear, Mlp, Op};
 use ndarray::{Array2, Axis, concatenate};
 
 const ROUTER: &str = "the router must treat every copy of an expert like the source's expert";
@@ -140,7 +141,7 @@ impl Mixtures<'_> {
         if sources.len() == 1 {
             return Ok(Some(vec![(sources[0], expanded.to_vec())]));
         }
-        if sources.len() == expanded.len() {
+        if sources.len() == expanded.len() && self.are_ties(sources, expanded)? {
             let one = |(s, t): (&usize, &usize)| (*s, vec![*t]);
             return Ok(Some(sources.iter().zip(expanded).map(one).collect()));
         }
@@ -155,6 +156,20 @@ impl Mixtures<'_> {
             }
         }
         Ok(Some(expanded.iter().map(|t| (sources[0], vec![*t])).collect()))
+    }
+
+    /// Whether experts of one class have one logit, to the last bit, in both models: then ties are
+    /// broken by their places alone, and by rounding otherwise.
+    fn are_ties(&self, sources: &[usize], expanded: &[usize]) -> Result<bool> {
+        let same = |reader: &Reader, router: &Linear, of: &[usize]| {
+            let mut parts = router.lenses().map(|lens| reader.side.stored(lens));
+            parts.try_fold(true, |same, part| {
+                let rows = part?.value;
+                Ok(same && of.iter().all(|other| rows.row(*other) == rows.row(of[0])))
+            })
+        };
+        Ok(same(self.readers.0, &self.ops.0.router, sources)?
+            && same(self.readers.1, &self.ops.1.router, expanded)?)
     }
 
     /// What one expert writes, and its copies on average.

@@ -15,6 +15,8 @@ pub(super) struct Side<'a> {
     caps: Caps,
     /// Typical size of each role's numbers, in the layer where they are largest.
     scales: BTreeMap<String, f64>,
+    /// Layers, as [`layer`] names them, in which factors are far larger than elsewhere.
+    uneven: BTreeSet<String>,
     read: Mutex<BTreeSet<(String, usize)>>,
     progress: &'a (dyn Fn(u64) + Sync),
 }
@@ -29,6 +31,12 @@ const SAMPLES: usize = 4096;
 /// The unit of the coarsest arithmetic in which expansions are computed, whatever they are stored
 /// in: a sum that should be zero is zero to this, relative to its terms.
 const ARITHMETIC: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// What is no larger than this, relative to its role in other layers, may be rounding.
+const BLURRED: f64 = 16.0 * ARITHMETIC;
+
+/// What is larger than this, relative to its role in another layer, may enlarge rounding.
+const UNEVEN: f64 = 1024.0;
 
 /// Rows that are looked at together where nothing but their numbers matters.
 const BLOCK: usize = 256;
@@ -53,7 +61,8 @@ impl<'a> Side<'a> {
             let largest = scales.entry(role(lens)).or_default();
             *largest = largest.max(typical(checkpoint, lens));
         }
-        Side { checkpoint, model, caps, scales, read: Mutex::default(), progress }
+        let uneven = uneven(checkpoint, model, &scales);
+        Side { checkpoint, model, caps, scales, uneven, read: Mutex::default(), progress }
     }
 
     /// The unit of rounding of a tensor.
@@ -123,11 +132,13 @@ impl<'a> Side<'a> {
 
     /// The typical size of a tensor's numbers: its own; or, if that is no more than rounding of
     /// what its role holds in other layers, the role's, so that a 1e-17 where a zero belongs is a
-    /// zero.
+    /// zero. Not so in a layer where something else is as much larger: there it may be no rounding,
+    /// for what is halved in one factor may be doubled in another.
     fn scale(&self, lens: &Lens) -> f64 {
         let role = self.scales.get(&role(lens)).copied().unwrap_or(0.0);
         let own = typical(self.checkpoint, lens);
-        if own > 16.0 * ARITHMETIC * role { own } else { role }
+        let even = layer(lens.name()).is_none_or(|layer| !self.uneven.contains(layer));
+        if own > BLURRED * role || (own > 0.0 && !even) { own } else { role }
     }
 
     fn mark(&self, lens: &Lens) {
@@ -181,6 +192,39 @@ fn role(lens: &Lens) -> String {
         parts.map(|p| if p.bytes().all(|b| b.is_ascii_digit()) { "#" } else { p }).collect();
     let part = if lens.rows() == lens.whole_rows() { 0 } else { 1 + lens.position(0, 0) };
     format!("{}/{part}", name.join("."))
+}
+
+/// The name of the layer that a tensor belongs to: all in front of its number, and that.
+fn layer(name: &str) -> Option<&str> {
+    let mut end = 0;
+    for part in name.split('.') {
+        end += part.len();
+        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
+            return Some(&name[..end]);
+        }
+        end += 1;
+    }
+    None
+}
+
+/// The layers in which a factor (anything but a bias) is far larger than in another layer.
+fn uneven(
+    checkpoint: &Checkpoint,
+    model: &Model,
+    largest: &BTreeMap<String, f64>,
+) -> BTreeSet<String> {
+    let factors = model.lenses().into_iter().filter(|lens| !lens.name().ends_with("bias"));
+    let sizes = factors.map(|lens| (lens.name(), role(lens), typical(checkpoint, lens)));
+    let sizes: Vec<(&str, String, f64)> = sizes.filter(|(.., size)| *size > 0.0).collect();
+    let mut smallest: BTreeMap<&str, f64> = BTreeMap::new();
+    for (_, role, size) in &sizes {
+        let least = smallest.entry(role).or_insert(*size);
+        *least = least.min(*size);
+    }
+    let large =
+        |role: &str, size: f64| size > UNEVEN * smallest[role] && size > BLURRED * largest[role];
+    let uneven = sizes.iter().filter(|(_, role, size)| large(role, *size));
+    uneven.filter_map(|(name, ..)| layer(name).map(String::from)).collect()
 }
 
 /// The median size of the numbers of a matrix that are not zero, from evenly spaced ones: a
