@@ -121,7 +121,11 @@ impl<'a> Side<'a> {
     pub fn gamma(&self, norm: &Norm, channels: usize) -> Result<Bounded> {
         let Some(weight) = &norm.weight else { return Ok(Bounded::ones(channels)) };
         let mut gamma = self.read(weight)?;
-        gamma.value += norm.offset;
+        if norm.offset != 0.0 {
+            gamma.value += norm.offset;
+            // The sum is rounded, however small the weight is.
+            gamma.variance += &gamma.value.mapv(|value| (F64_UNIT * value).powi(2));
+        }
         Ok(gamma)
     }
 
