@@ -1,7 +1,7 @@
 //! The comparison of an expansion with its source.
 
 use lemon_check::checkpoint::Checkpoint;
-use lemon_check::forward::{Input, Output, run_batch};
+use lemon_check::forward::{Input, Output, Outputs, Real, run_batch};
 use lemon_check::model::{self, Model, Step};
 
 /// A checkpoint and what it means.
@@ -25,6 +25,27 @@ pub fn difference(source: Of, expanded: Of, inputs: &[Input]) -> f64 {
         }
     }
     worst
+}
+
+/// Each meaningful number that a source returned, and what its expansion `model` returned for it.
+pub fn pairs<R: Real>(
+    model: &Model,
+    wanted: &[Outputs<f64>],
+    got: &[Outputs<R>],
+) -> Vec<(f64, f64)> {
+    let mut pairs = Vec::new();
+    for (wanted, got) in wanted.iter().zip(got) {
+        for ((wanted, got), about) in wanted.outputs.iter().zip(&got.outputs).zip(&model.outputs) {
+            let widths = (wanted.values.ncols(), got.values.ncols());
+            let scale = if is_scaled(model, about) { inverse_eta(widths) } else { 1.0 };
+            let rows = (0..wanted.values.nrows()).filter(|row| wanted.meaningful[*row]);
+            for row in rows {
+                let numbers = wanted.values.row(row).into_iter().zip(got.values.row(row));
+                pairs.extend(numbers.map(|(want, got)| (*want, got.to_f64() / scale)));
+            }
+        }
+    }
+    pairs
 }
 
 /// Whether hidden channels are returned 1/η times the source's: by a norm without a weight, or

@@ -2,6 +2,7 @@
 //! in f64, to 1e-9 of the spread of the outputs.
 
 mod compare;
+mod files;
 mod golden;
 mod random;
 mod real;
