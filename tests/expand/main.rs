@@ -28,7 +28,10 @@ const REFUSED: [(&str, &[&str]); 9] = [
     ("opt-post-norm timm-clip timm-post-res-norm", &ODD_WIDTHS),
     ("timm-clip phi-qk-norm", &["double heads"]),
     ("phi-qk-norm", &ODD_WIDTHS),
-    ("qwen3-base qwen3-tied qwen3-window", &["double heads", "everything and triple heads"]),
+    (
+        "qwen3-base qwen3-tied qwen3-window",
+        &["double heads", "larger heads", "everything and triple heads"],
+    ),
     ("olmo-bias", &WIDTHS),
     ("stablelm-parallel", &["one more head", "many more heads"]),
 ];
