@@ -58,7 +58,7 @@ pub use convolutional::certify_convnets;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Model, Norm, NormKind, Step, Sublayer};
+use crate::model::{Model, Norm, NormKind, Output, Step, Sublayer};
 use align::Pair;
 use map::Map;
 use rayon::prelude::*;
@@ -169,7 +169,8 @@ fn reads_by_layer_norm_alone(model: &Model) -> bool {
         let picks = |step: &&Step| matches!(step, Step::Position(_) | Step::MeanFrom(_));
         steps.iter().find(|step| !picks(step)).is_some_and(is_norm)
     };
-    let outputs = behind_norm || model.outputs.iter().all(|output| first_step(&output.steps));
+    let mut paths = model.outputs.iter().flat_map(Output::paths);
+    let outputs = behind_norm || paths.all(first_step);
     outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
 }
 
@@ -183,7 +184,7 @@ fn norms(model: &Model) -> Vec<&Norm> {
     let inner = sublayers.flat_map(|sublayer| {
         sublayer.branches.iter().filter_map(|b| b.norm.as_ref()).chain(&sublayer.post_norm)
     });
-    let steps = model.outputs.iter().flat_map(|output| &output.steps);
+    let steps = model.outputs.iter().flat_map(Output::paths).flatten();
     let last = steps.filter_map(|step| match step {
         Step::Norm(norm) => Some(norm),
         _ => None,

@@ -1,6 +1,8 @@
-//! Expansions that need more than copies: ResNets, rotary heads of other sizes, Post-LN depth. Each
-//! is held against both oracles: the certificate, and the forward pass in f64.
+//! Expansions that need more than copies: ResNets, rotary heads of other sizes, Post-LN depth,
+//! outputs of several parts. Each is held against both oracles: the certificate, and the forward
+//! pass in f64.
 
+mod heads;
 mod post_norm;
 mod resnet;
 mod rotary;

@@ -9,7 +9,9 @@ use lemon_check::forward::{Input, run_batch};
 use lemon_check::model::describe;
 use tempfile::TempDir;
 
-const CASES: [&str; 7] = [
+const CASES: [&str; 9] = [
+    "roberta-classes",
+    "distilbert-classes",
     "bert-mlm",
     "bert-model",
     "roberta-mlm",
@@ -116,7 +118,11 @@ fn outputs_differ_in_proportion_to_epsilon() {
 }
 
 /// `expanded` with every number of a tensor changed.
-fn changed(expanded: &Checkpoint, name: &str, change: impl Fn(usize, f64) -> f64) -> Checkpoint {
+pub fn changed(
+    expanded: &Checkpoint,
+    name: &str,
+    change: impl Fn(usize, f64) -> f64,
+) -> Checkpoint {
     let mut tensors = expanded.tensors().clone();
     let old = &tensors[name];
     let values: Vec<f64> =

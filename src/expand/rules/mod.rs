@@ -30,6 +30,8 @@ mod linear;
 mod map;
 mod norm;
 mod rotary;
+#[cfg(test)]
+pub(super) mod samples;
 mod tied;
 mod vector;
 
