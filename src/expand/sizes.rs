@@ -1,9 +1,9 @@
 //! The sizes of the expanded model: what follows from what was asked for, and which sizes can be
 //! lossless.
 
-use super::Target;
 use super::rules::{copy_heads, rotary_channels};
 use super::stream::{is_post_norm, only_multiples};
+use super::{Options, Target};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::model::{Attention, Catalog, ExpertCount, Family, Model, Op, Sizes};
@@ -29,7 +29,7 @@ struct Limits<'a> {
     only_multiples: Option<&'static str>,
     /// Widths of tables with a projection to the stream.
     projected: Vec<usize>,
-    /// Norms of the stream itself: layers stay.
+    /// Norms of the stream itself, unless what is only eps-limited is allowed: layers stay.
     post_norm: bool,
     /// Norms of queries and keys: head_dim stays.
     head_norms: bool,
@@ -84,11 +84,12 @@ fn first_attention(model: &Model) -> Option<&Attention> {
     })
 }
 
-/// The sizes that `target` asks for, with the source's ε.
+/// The sizes that `options` ask for, with the source's ε.
 ///
 /// # Errors
 /// Refuses sizes that cannot be lossless and names the nearest that can.
-pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Result<Sizes> {
+pub(super) fn resolve(context: &Context, model: &Model, options: &Options) -> Result<Sizes> {
+    let target = &options.target;
     let (source, attention) = (&model.sizes, first_attention(model));
     let limits = Limits {
         family: context.family,
@@ -100,7 +101,7 @@ pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Resu
             .iter()
             .filter_map(|table| table.projection.as_ref().map(|_| table.lens.cols()))
             .collect(),
-        post_norm: is_post_norm(model),
+        post_norm: is_post_norm(model) && !options.allow_eps_limited,
         head_norms: attention.is_some_and(|a| a.head_norms.is_some()),
         rotary: Frequencies {
             context: *context,
@@ -113,8 +114,11 @@ pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Resu
     match limits.problem(&sizes, target) {
         None => Ok(sizes),
         Some((field, problem)) => {
-            let error = Error::refused(problem).field(field);
-            Err(error.help(limits.advice(target)))
+            let mut help = limits.advice(target);
+            if limits.post_norm && field == context.family.fields.layers {
+                help += EPS_LIMITED;
+            }
+            Err(Error::refused(problem).field(field).help(help))
         }
     }
 }
@@ -251,10 +255,16 @@ impl Limits<'_> {
     fn rotary_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
         let fields = &self.family.fields;
         (!self.rotary.fit(sizes.head_dim)).then(|| {
-            let problem = format!(
-                "rotary positions turn {} channels at frequencies that {} channels lack",
-                self.source.head_dim, sizes.head_dim
-            );
+            let problem = match sizes.head_dim % 2 {
+                1 => {
+                    format!("rotary positions turn pairs, and {} channels are none", sizes.head_dim)
+                }
+                _ => format!(
+                    "rotary positions turn {} channels at frequencies that {} channels lack, \
+                     whatever the base",
+                    self.source.head_dim, sizes.head_dim
+                ),
+            };
             (fields.head_dim.unwrap_or(fields.heads), problem)
         })
     }
@@ -414,6 +424,11 @@ pub(super) fn check_count(expanded: &Model) -> Result<()> {
     let problem = format!("the expanded model would have {count} numbers, too many to hold");
     Err(Error::refused(problem).help("ask for smaller sizes"))
 }
+
+/// What else can be done where new layers are refused.
+const EPS_LIMITED: &str = "; or, if outputs may differ by a trifle, allow what is only eps-limited \
+                           (`--allow eps-limited`): at variance v, a norm with new layers behind \
+                           it then writes about sqrt((v + ε)/v) - 1 of it too much";
 
 /// No size of a model is larger.
 const LARGEST: usize = 1 << 24;

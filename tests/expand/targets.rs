@@ -85,6 +85,7 @@ fn free(case: &Case) -> Vec<(&'static str, Target)> {
         ("more heads", Target { heads: Some(2 * sizes.heads), ..keep() }),
         ("all key/value heads", Target { kv_heads: Some(sizes.heads), ..keep() }),
         ("double heads", Target { head_dim: Some(2 * sizes.head_dim), ..keep() }),
+        ("larger heads", Target { head_dim: Some(sizes.head_dim + 2), ..keep() }),
         ("everything", all.clone()),
         ("everything and triple heads", Target { head_dim, ..all }),
     ]
