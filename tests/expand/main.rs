@@ -109,7 +109,7 @@ fn new_layers_of_both_types_add_nothing() {
                         new_layers,
                         insert_after: insert_after.clone(),
                         seed: 5,
-                        dtype: None,
+                        ..Options::default()
                     };
                     check(case, "deeper", &options);
                 }
