@@ -6,12 +6,14 @@
 //! the same model on every machine and in every later version.
 
 pub mod inputs;
+pub mod models;
 pub mod mutants;
 pub mod random;
 pub mod shrink;
 pub mod source;
 pub mod target;
 
+pub use models::Models;
 pub use mutants::{Editor, Intent, Mutant, Mutated, Pair};
 pub use source::{Architecture, SourceCase, WeightStyle};
 pub use target::{FreeParts, TargetCase};
