@@ -86,7 +86,7 @@ impl Mixtures<'_> {
         let [few, many] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,
-            Strategy::ALL[0],
+            Strategy::FIRST,
             &mut agreement,
         );
         let mut classes = vec![(Vec::new(), Vec::new()); rows.0.rows() + rows.1.rows()];
