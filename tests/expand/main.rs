@@ -2,6 +2,7 @@
 //! in f64, to 1e-9 of the spread of the outputs.
 
 mod compare;
+mod files;
 mod golden;
 mod random;
 mod real;
@@ -110,7 +111,7 @@ fn new_layers_of_both_types_add_nothing() {
                         new_layers,
                         insert_after: insert_after.clone(),
                         seed: 5,
-                        dtype: None,
+                        ..Options::default()
                     };
                     check(case, "deeper", &options);
                 }

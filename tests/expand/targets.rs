@@ -5,7 +5,7 @@ use lemon_check::expand::{Options, Target, expand};
 use lemon_check::model::{Model, family_of};
 
 /// Whether the family fixes the head size to hidden / heads.
-fn is_head_size_fixed(case: &Case) -> bool {
+pub fn is_head_size_fixed(case: &Case) -> bool {
     family_of(case.checkpoint.config()).unwrap().fields.head_dim.is_none()
 }
 
