@@ -109,6 +109,7 @@ fn new_layers_of_both_types_add_nothing() {
                         insert_after: insert_after.clone(),
                         seed: 5,
                         dtype: None,
+                        allow_eps_limited: false,
                     };
                     check(case, "deeper", &options);
                 }
