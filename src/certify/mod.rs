@@ -35,6 +35,7 @@ mod discover;
 mod experts;
 mod explain;
 mod fields;
+mod floors;
 mod head_norm;
 mod layer_scale;
 mod map;
