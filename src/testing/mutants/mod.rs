@@ -8,7 +8,7 @@
 
 mod branches;
 mod channels;
-mod edit;
+pub(super) mod edit;
 mod heads;
 mod linears;
 mod norms;

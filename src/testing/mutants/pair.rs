@@ -1,7 +1,7 @@
 //! A source and its expansion, and what changes to the expansion need to know.
 
-use super::edit::Editor;
-use crate::checkpoint::{Checkpoint, Dtype};
+use super::edit::{Editor, visible};
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::{
     Attention, Branch, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Output, Step, Sublayer,
@@ -47,12 +47,9 @@ impl<'a> Pair<'a> {
         (kept as f64 / self.expanded_model.sizes.hidden as f64).sqrt()
     }
 
-    /// A relative change that is well above what rounding to the stored format explains: at least
-    /// `wanted`, at least 16 units of rounding.
+    /// See [`visible`].
     pub(super) fn visible(&self, wanted: f64) -> f64 {
-        let dtypes = self.expanded.tensors().values().filter_map(|t| t.dtype);
-        let unit = dtypes.map(Dtype::unit_roundoff).fold(0.0, f64::max);
-        wanted.max(16.0 * unit)
+        visible(self.expanded, wanted)
     }
 
     /// The expansion's sublayers, in order, those of an encoder first.
