@@ -18,6 +18,16 @@ pub enum FreeParts {
     Zero,
 }
 
+impl From<FreeParts> for Free {
+    fn from(free: FreeParts) -> Free {
+        match free {
+            FreeParts::Projection => Free::Projection,
+            FreeParts::Equal => Free::Equal,
+            FreeParts::Zero => Free::Zero,
+        }
+    }
+}
+
 /// Everything that reproduces one expansion of a source: the sizes and the free choices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -188,11 +198,7 @@ impl TargetCase {
                 layers: Some(self.layers),
                 experts: self.experts,
             },
-            free: match self.free {
-                FreeParts::Projection => Free::Projection,
-                FreeParts::Equal => Free::Equal,
-                FreeParts::Zero => Free::Zero,
-            },
+            free: self.free.into(),
             seed: self.seed,
             new_layers: if self.cancel { NewLayers::Cancel } else { NewLayers::Zero },
             insert_after: self.insert_after.clone(),
