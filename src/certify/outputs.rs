@@ -251,7 +251,7 @@ impl Network<'_> {
         let [groups_s, groups_t] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,
-            Strategy::ALL[0],
+            Strategy::FIRST,
             &mut agreement,
         );
         let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);

@@ -7,9 +7,9 @@
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
 //! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
-//! `d_source` channels of the expanded output are the source's channels. They are unscaled, but in
-//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without
-//! a weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
+//! `d_source` channels of the expanded output are the source's channels, unscaled. Where nothing
+//! can make them that, as behind a norm without a weight (OLMo's), or where the stream itself is
+//! returned and ε cannot change, the width can only be a multiple.
 
 mod attention;
 mod branch;

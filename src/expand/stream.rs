@@ -27,9 +27,7 @@ impl Stream {
     /// ε.
     pub fn of(model: &Model, expanded: usize) -> Stream {
         let parts = Parts::of(model);
-        let eps_is_free = parts.of_heads.is_empty()
-            && parts.of_stream().all(|norm| norm.eps_field.is_some())
-            && model.sizes.norm_eps.is_some();
+        let eps_is_free = parts.eps_is_free(model);
         let kind = match parts.readers.iter().any(|norm| norm.kind == NormKind::Layer) {
             true => NormKind::Layer,
             false => NormKind::Rms,
@@ -96,6 +94,13 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// Whether every ε follows a field of the configuration that nothing else needs as it is.
+    fn eps_is_free(&self, model: &Model) -> bool {
+        self.of_heads.is_empty()
+            && self.of_stream().all(|norm| norm.eps_field.is_some())
+            && model.sizes.norm_eps.is_some()
+    }
+
     fn of_stream(&self) -> impl Iterator<Item = &Norm> {
         self.readers.iter().chain(&self.writers).chain(&self.of_outputs).copied()
     }
@@ -123,6 +128,25 @@ pub(super) fn only_multiples(model: &Model) -> Option<&'static str> {
         _ if !parts.of_outputs.is_empty() => {
             Some("a norm behind a layer of the head, which copies channels,")
         }
-        _ => None,
+        _ => returned_larger(model, parts.eps_is_free(model)),
     }
+}
+
+/// Why hidden channels that are returned would be 1/η times the source's where η is not 1: no weight
+/// behind them makes up for it.
+fn returned_larger(model: &Model, eps_is_free: bool) -> Option<&'static str> {
+    let writes = |step: &&Step| matches!(step, Step::Norm(_) | Step::Linear(_));
+    model.outputs.iter().filter(|output| !output.fixed).find_map(|output| {
+        match output.steps.iter().rfind(writes) {
+            Some(Step::Norm(norm)) if norm.weight.is_none() => Some(
+                "norms without a weight in front of what is returned, which would be larger by a \
+                 factor,",
+            ),
+            None if !eps_is_free => Some(
+                "an ε that cannot change and a stream that is returned as it is, which would have \
+                 to be larger by a factor,",
+            ),
+            _ => None,
+        }
+    })
 }

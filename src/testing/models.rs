@@ -80,31 +80,6 @@ impl Models {
         layer_norms.any(|norm| hidden == 1 || (hidden == 2 && norm.eps < 1e-9))
     }
 
-    /// The expansion's outputs as the source returns them. Hidden channels are 1/η times the
-    /// source's behind a norm without a weight, and where the stream itself is returned and its
-    /// scale makes up for an ε that cannot be changed.
-    pub fn as_the_source_has_them(&self, mut outputs: Vec<Outputs<f64>>) -> Vec<Outputs<f64>> {
-        let model = &self.source_model;
-        let (from, to) = (model.sizes.hidden, self.expanded_model.sizes.hidden);
-        let eta = ((to / from * from) as f64 / to as f64).sqrt();
-        for (index, about) in model.outputs.iter().enumerate() {
-            let last =
-                about.steps.iter().rev().find(|s| matches!(s, Step::Norm(_) | Step::Linear(_)));
-            let mut branches = model.layers.iter().flatten().flat_map(|s| &s.branches);
-            let scaled = match last {
-                Some(Step::Norm(norm)) => norm.weight.is_none(),
-                Some(_) => false,
-                None => {
-                    model.sizes.norm_eps.is_none() || branches.any(|b| !b.op.norms().is_empty())
-                }
-            };
-            if scaled {
-                outputs.iter_mut().for_each(|o| o.outputs[index].values *= eta);
-            }
-        }
-        outputs
-    }
-
     /// Both cases as JSON.
     pub fn replay(&self) -> String {
         replay(&self.source_case, &self.target_case)

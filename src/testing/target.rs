@@ -18,6 +18,16 @@ pub enum FreeParts {
     Zero,
 }
 
+impl From<FreeParts> for Free {
+    fn from(free: FreeParts) -> Free {
+        match free {
+            FreeParts::Projection => Free::Projection,
+            FreeParts::Equal => Free::Equal,
+            FreeParts::Zero => Free::Zero,
+        }
+    }
+}
+
 /// Everything that reproduces one expansion of a source: the sizes and the free choices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -188,11 +198,7 @@ impl TargetCase {
                 layers: Some(self.layers),
                 experts: self.experts,
             },
-            free: match self.free {
-                FreeParts::Projection => Free::Projection,
-                FreeParts::Equal => Free::Equal,
-                FreeParts::Zero => Free::Zero,
-            },
+            free: self.free.into(),
             seed: self.seed,
             new_layers: if self.cancel { NewLayers::Cancel } else { NewLayers::Zero },
             insert_after: self.insert_after.clone(),
@@ -228,7 +234,7 @@ struct Limits {
 #[derive(Clone, Copy, PartialEq)]
 enum Width {
     Any,
-    /// LayerNorms read what norms write.
+    /// LayerNorms read what norms write, or hidden channels are returned larger by a factor.
     Multiples,
     /// A tied head behind a norm that stores nothing.
     Same,
@@ -328,10 +334,15 @@ impl Limits {
     }
 
     /// Twice or three times the width, cut into any number of heads that are not smaller, where
-    /// heads may be larger at all.
+    /// heads may be larger at all and share no keys.
     fn grow_by_whole_factor(&self, target: &mut TargetCase, rng: &mut impl Draw) {
         let factor = rng.between(2, 3);
         target.hidden = factor * self.sizes.hidden;
+        if self.grouped {
+            (target.heads, target.kv_heads) =
+                (factor * self.sizes.heads, factor * self.sizes.kv_heads);
+            return;
+        }
         let fits = |heads: &usize| {
             target.hidden.is_multiple_of(*heads) && target.hidden / heads >= self.sizes.head_dim
         };
@@ -381,9 +392,24 @@ impl Width {
         match () {
             _ if tied && weightless => Width::Same,
             _ if inner || (layer_norms && norms_write) => Width::Multiples,
+            _ if returned_larger(model) => Width::Multiples,
             _ => Width::Any,
         }
     }
+}
+
+/// Whether hidden channels are returned behind a norm without a weight, or the stream itself in
+/// front of norms whose ε cannot change.
+fn returned_larger(model: &Model) -> bool {
+    let mut branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let eps_stays = model.sizes.norm_eps.is_none() || branches.any(|b| !b.op.norms().is_empty());
+    let writes = |step: &&Step| matches!(step, Step::Norm(_) | Step::Linear(_));
+    let mut hidden = model.outputs.iter().filter(|output| !output.fixed);
+    hidden.any(|output| match output.steps.iter().rfind(writes) {
+        Some(Step::Norm(norm)) => norm.weight.is_none(),
+        Some(_) => false,
+        None => eps_stays,
+    })
 }
 
 impl HeadDim {

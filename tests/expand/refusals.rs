@@ -63,6 +63,24 @@ fn a_post_norm_stream_grows_only_by_whole_factors_and_not_in_depth() {
 }
 
 #[test]
+fn hidden_channels_that_would_be_returned_larger_are_refused() {
+    let case = Case::load("olmo-base");
+    let (hidden, heads) = (case.model.sizes.hidden, case.model.sizes.heads);
+    let wide = |heads: usize| {
+        to(Target {
+            hidden: Some(heads * case.model.sizes.head_dim),
+            heads: Some(heads),
+            kv_heads: Some(heads),
+            ..Target::default()
+        })
+    };
+    let message = refused("olmo-base", &wide(heads + 1));
+    let multiple = format!("multiples of {hidden}");
+    assert_says(&message, &["norms without a weight", "larger by a factor", &multiple]);
+    assert!(expand(&case.checkpoint, &case.model, &wide(2 * heads)).is_ok());
+}
+
+#[test]
 fn a_width_and_heads_that_are_both_wrong_are_answered_with_a_pair_that_works() {
     let target = Target { hidden: Some(40), heads: Some(5), ..Target::default() };
     let message = refused("bert-mlm", &to(target));
