@@ -137,11 +137,17 @@ impl TargetCase {
             add("a new layer in a Post-LN model", &|t| t.layers += 1);
         }
         if limits.width == Width::Multiples && sizes.hidden > 1 {
-            add("a width that is no multiple where norms write the stream", &|t| {
-                t.head_dim = 1 + sizes.head_dim;
-                t.heads = sizes.heads + usize::from(sizes.head_dim == 1);
-                t.heads += usize::from((t.heads * t.head_dim) % sizes.hidden == 0);
-                (t.kv_heads, t.hidden) = (t.heads, t.heads * t.head_dim);
+            add("a width that is no multiple", &|t| {
+                // One channel more, or as many as there are heads, of which each has several.
+                match (limits.free_width, sizes.head_dim) {
+                    (true, _) => t.hidden += 1,
+                    (false, 1) => (t.heads, t.hidden) = (sizes.heads + 1, sizes.hidden + 1),
+                    (false, _) => {
+                        t.head_dim = sizes.head_dim + 1;
+                        t.hidden = sizes.hidden + sizes.heads;
+                    }
+                }
+                t.kv_heads = if limits.grouped { t.kv_heads } else { t.heads };
             });
         } else if !limits.free_width {
             add("heads that do not divide the width", &|t| t.hidden += 1);

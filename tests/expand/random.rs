@@ -10,9 +10,9 @@ use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, in
 /// Pairs per family.
 const CASES: u64 = 200;
 
-/// The difference of one random pair, as a fraction of the spread of the outputs, and what shows
-/// it.
-fn pair(architecture: Architecture, seed: u64) -> (f64, String) {
+/// The difference of one random pair, as a fraction of the spread of the outputs, the largest that
+/// is right, and what shows it.
+fn pair(architecture: Architecture, seed: u64) -> (f64, f64, String) {
     let mut rng = generator(seed);
     let source = SourceCase::random(architecture, &mut rng);
     let target = TargetCase::random(&source, &mut rng);
@@ -30,15 +30,18 @@ fn pair(architecture: Architecture, seed: u64) -> (f64, String) {
     let expanded = expand(&checkpoint, &model, &options).unwrap_or_else(|e| panic!("{e}\n{shown}"));
     let expanded_model = describe(&expanded).unwrap_or_else(|e| panic!("{e}\n{shown}"));
     let inputs = inputs::random(&model, &mut rng);
-    (difference((&checkpoint, &model), (&expanded, &expanded_model), &inputs), shown)
+    // A few roundings in front of each of some ten norms.
+    let eps = model.sizes.norm_eps.unwrap_or(1e-6);
+    let bound = 1e-9 + if single { 100.0 * f64::EPSILON / eps.sqrt() } else { 0.0 };
+    (difference((&checkpoint, &model), (&expanded, &expanded_model), &inputs), bound, shown)
 }
 
 #[test]
 fn hundreds_of_random_pairs_of_every_family_are_lossless() {
     for architecture in Architecture::ALL {
         for seed in 0..CASES {
-            let (worst, shown) = pair(architecture, seed);
-            assert!(worst < 1e-9, "{worst:e} with seed {seed}: {shown}");
+            let (worst, bound, shown) = pair(architecture, seed);
+            assert!(worst < bound, "{worst:e} with seed {seed}: {shown}");
         }
     }
 }
