@@ -15,7 +15,7 @@ use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, Tensor, save};
 use lemon_check::error::Class;
 use lemon_check::expand::{NewLayers, Options, Target, expand};
 use lemon_check::forward::{Input, Outputs, Real, run_batch};
-use lemon_check::model::{Model, describe, families};
+use lemon_check::model::{describe, families};
 use std::collections::BTreeSet;
 use std::path::Path;
 
