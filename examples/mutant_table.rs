@@ -3,13 +3,18 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../tests/common/networks.rs"]
+mod networks;
 
 use common::{Models, difference, run};
 use lemon_check::certify::{Certificate, certify};
 use lemon_check::checkpoint::{Checkpoint, Dtype};
+use lemon_check::model::convolutional::describe_convnet;
 use lemon_check::model::{Model, describe};
+use lemon_check::testing::convolutional::{CONV_MUTANTS, random_images};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, Intent, Mutant, inputs};
+use networks::{Networks, apart, logits};
 use std::collections::BTreeMap;
 
 /// Random pairs per family, where nothing else is said.
@@ -52,6 +57,7 @@ fn main() {
         }
     }
     print(pairs, &rights, &cells);
+    networks_table(pairs);
 }
 
 fn certificate(models: &Models, expanded: (&Checkpoint, &Model)) -> Certificate {
@@ -126,17 +132,63 @@ fn print(pairs: u64, rights: &BTreeMap<Architecture, Right>, cells: &Cells) {
          thing that is\nblamed is the tensor or the field that was changed. Every change was found, \
          unless the cell says\n**missed**. `·`: it changed no output; `–`: it never applied.\n"
     );
-    table(Intent::Mistake, cells, |cell| match (cell.changed, cell.changed - cell.caught) {
+    table(Intent::Mistake, cells, mistake);
+    println!("\n## Equivalent changes\n");
+    println!("`proven/applied`: so many of the changed expansions are proven lossless.\n");
+    table(Intent::Equivalent, cells, equivalent);
+}
+
+fn mistake(cell: &Cell) -> String {
+    match (cell.changed, cell.changed - cell.caught) {
         (0, _) => "·".into(),
         (changed, 0) => format!("{}/{changed}", cell.named),
         (changed, missed) => format!("**missed {missed}** of {changed}"),
-    });
-    println!("\n## Equivalent changes\n");
-    println!("`proven/applied`: so many of the changed expansions are proven lossless.\n");
-    table(Intent::Equivalent, cells, |cell| match cell.changed {
+    }
+}
+
+fn equivalent(cell: &Cell) -> String {
+    match cell.changed {
         0 => format!("{}/{}", cell.proven, cell.equal),
         changed => format!("**{changed} changed an output**"),
-    });
+    }
+}
+
+/// As [`survey`], for ResNets, whose catalogue is their own.
+fn networks_table(pairs: u64) {
+    let mut cells: Vec<Cell> = CONV_MUTANTS.iter().map(|_| Cell::default()).collect();
+    let mut proven = 0;
+    for seed in 0..pairs {
+        let Ok(pair) = Networks::random(seed, |source| source.dtype = Dtype::F64) else { continue };
+        let found = pair.certificate(&pair.expanded, &pair.expanded_net);
+        proven += usize::from(found.proves_lossless());
+        let images = random_images(&pair.source_net, &mut generator(seed));
+        let right = logits(&pair.expanded, &pair.expanded_net, &images);
+        for (mutant, cell) in CONV_MUTANTS.iter().zip(&mut cells) {
+            let mutated = mutant.apply(&pair.pair(), seed).unwrap_or_else(|e| panic!("{e}"));
+            let Some(mutated) = mutated else { continue };
+            let Ok(net) = describe_convnet(&mutated.checkpoint) else { continue };
+            let found = pair.certificate(&mutated.checkpoint, &net);
+            if apart(&right, &logits(&mutated.checkpoint, &net, &images)) > VISIBLE {
+                cell.changed += 1;
+                cell.caught += usize::from(!found.proves_lossless());
+                let first = found.failures.first();
+                cell.named += usize::from(first.is_some_and(|f| f.tensor == mutated.subject));
+            } else {
+                cell.equal += 1;
+                cell.proven += usize::from(found.proves_lossless());
+            }
+        }
+    }
+    println!("\n## ResNets\n");
+    println!("Of {pairs} right expansions, {proven} are proven lossless. Changes, as above:\n");
+    println!("| | |\n| --- | --- |");
+    for (mutant, cell) in CONV_MUTANTS.iter().zip(&cells) {
+        let shown = match mutant.intent {
+            Intent::Mistake => mistake(cell),
+            Intent::Equivalent => equivalent(cell),
+        };
+        println!("| {} | {shown} |", mutant.name);
+    }
 }
 
 fn table(intent: Intent, cells: &Cells, show: impl Fn(&Cell) -> String) {

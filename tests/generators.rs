@@ -120,7 +120,7 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
     let tables: Vec<_> = model.embedding.tables.iter().map(|table| &table.lens).collect();
     let is_head = |step: &Step| matches!(step, Step::Linear(l) if tables.contains(&&l.weight));
     let mut steps = model.outputs.iter().flat_map(|output| &output.steps);
-    note(format!("tied {}", steps.any(is_head)));
+    note(format!("tied {}", steps.clone().any(is_head)));
     let first = model.lenses()[0].name().split('.').next().unwrap_or_default().to_string();
     note(format!("first name {first}"));
     if let Input::Image { height, width, .. } = model.embedding.input {
@@ -128,6 +128,11 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
     }
     let embedding = &model.embedding;
     note(format!("norm of the embedding {}", embedding.norm.is_some()));
+    let deep = model.encoder.as_ref().map(|encoder| encoder.layers.len().cmp(&sizes.layers));
+    note(format!("encoder against decoder {deep:?}"));
+    note(format!("heads make up the width {}", sizes.heads * sizes.head_dim == sizes.hidden));
+    let scaled = steps.any(|step| matches!(step, Step::Scale(_)));
+    note(format!("head scale {scaled}"));
     note(format!("prefix tokens {}", embedding.prefix.len()));
     for table in &embedding.tables {
         note(format!("projection {}", table.projection.is_some()));
@@ -164,12 +169,17 @@ fn features(case: &SourceCase, model: &Model) -> BTreeSet<String> {
                     }
                     note(format!("head norms {}", attention.head_norms.is_some()));
                     note(format!("softcap {}", attention.softcap.is_some()));
+                    if let Some(relative) = &attention.relative {
+                        note(format!("buckets {}", relative.table.rows()));
+                        note(format!("far buckets {}", relative.max_distance > 12));
+                    }
                     if let Some(rotary) = &attention.rotary {
                         let all = 2 * rotary.frequencies.len() == attention.head_dim;
                         note(format!("partial rotary {}", !all));
                     }
                 }
                 Op::Mlp(mlp) => {
+                    note(format!("gated {}", mlp.gate.is_some()));
                     note(format!("activation {:?}", mlp.activation));
                     note(format!("mlp bias {}", mlp.down.bias.is_some()));
                 }
@@ -341,7 +351,7 @@ const FEATURES: &[(&[Architecture], &[&str], usize)] = &[
     (&[VitTimm], &["head norms true", "layer scale true", "norms behind true"], 20),
     (&[VitTimm], &["prefix tokens 0", "prefix tokens 1", "prefix tokens 2"], 20),
     (&[VitTimm], &["no positions", "activation Relu", "norm of the embedding true"], 15),
-    (&[VitTimm], &["outputs cls_logits+distillation_logits", "outputs logits"], 30),
+    (&[VitTimm], &["outputs cls_logits+distillation_logits+logits", "outputs logits"], 30),
     (
         &[Gpt2, Opt, Bert, BertPreNorm, Roberta, Distilbert, Vit, Deit, VitTimm],
         &["head size 1", "head size 2"],
@@ -354,6 +364,13 @@ const FEATURES: &[(&[Architecture], &[&str], usize)] = &[
         &["outputs last_hidden_state", "outputs last_hidden_state+pooler_output"],
         40,
     ),
-    (&[Deit], &["outputs logits", "outputs cls_logits+distillation_logits"], 40),
+    (&[Deit], &["outputs logits", "outputs cls_logits+distillation_logits+logits"], 40),
     (&[BertPreNorm, Roberta, Distilbert, Vit], &["outputs logits"], 40),
+    (&[T5], &["tied true", "tied false", "outputs logits", "outputs last_hidden_state"], 40),
+    (&[T5], &["twice true", "buffers true", "head scale true", "head scale false"], 20),
+    (&[T5], &["encoder against decoder None", "encoder against decoder Some(Less)"], 20),
+    (&[T5], &["encoder against decoder Some(Equal)", "encoder against decoder Some(Greater)"], 20),
+    (&[T5], &["gated true", "gated false", "heads make up the width false"], 50),
+    (&[T5], &["buckets 4", "buckets 5", "buckets 32", "far buckets true", "far buckets false"], 15),
+    (&[T5], &["activation GeluErf", "activation Relu", "head size 1", "eps Some(0.1)"], 15),
 ];

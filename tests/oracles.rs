@@ -110,6 +110,7 @@ right! {
     Vit, right_vit_expansions_are_proven_and_agree;
     Deit, right_deit_expansions_are_proven_and_agree;
     VitTimm, right_vit_timm_expansions_are_proven_and_agree;
+    T5, right_t5_expansions_are_proven_and_agree;
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A stored number `v` is known to `b = u·|v|`; sums and products carry bounds on in quadrature.
 //! A residual is then judged in units of its own bound, with no tolerance to choose per operation.
 
+use super::floors::Floors;
 use ndarray::{Array1, Array2, ArrayView1, Axis, Zip};
 
 /// A matrix of numbers, each with the variance of its rounding error (the bound, squared).
@@ -12,39 +13,42 @@ pub(super) struct Bounded {
     pub variance: Array2<f64>,
 }
 
-/// Numbers as stored: the bound is `unit·|v|`, and never below `floor`.
+/// Numbers as stored: the bound is `unit·|v|`, and never below the floor of its row and column.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub value: Array2<f64>,
     pub unit: f64,
-    pub floor: f64,
+    pub floors: Floors,
 }
 
 impl Stored {
-    /// The bound of one number, squared.
+    /// The bound of the number `value` at a place, squared.
     #[inline]
-    pub fn variance(&self, value: f64) -> f64 {
-        let bound = (self.unit * value.abs()).max(self.floor);
+    pub fn variance(&self, (row, col): (usize, usize), value: f64) -> f64 {
+        let bound = (self.unit * value.abs()).max(self.floors.at(row, col));
         bound * bound
     }
 
     /// With the bounds written out.
     pub fn bounded(self) -> Bounded {
-        let variance = self.value.mapv(|v| self.variance(v));
+        let mut variance = Array2::zeros(self.value.dim());
+        Zip::indexed(&mut variance)
+            .and(&self.value)
+            .for_each(|at, variance, value| *variance = self.variance(at, *value));
         Bounded { value: self.value, variance }
     }
 
     /// `self · vector` (a matrix of one column).
     pub fn apply(&self, vector: &Bounded) -> Bounded {
         let mut product = Bounded::zeros(self.value.nrows(), 1);
-        Zip::from(self.value.rows())
+        Zip::indexed(self.value.rows())
             .and(product.value.column_mut(0))
             .and(product.variance.column_mut(0))
-            .for_each(|row, value, variance| {
+            .for_each(|i, row, value, variance| {
                 for (j, w) in row.iter().enumerate() {
                     let (x, spread) = (vector.value[[j, 0]], vector.variance[[j, 0]]);
                     *value += w * x;
-                    *variance += self.variance(*w) * x * x + w * w * spread;
+                    *variance += self.variance((i, j), *w) * x * x + w * w * spread;
                 }
             });
         product
@@ -55,7 +59,8 @@ impl Bounded {
     /// Stored numbers: the bound is `unit·|v|`, and never below `floor`.
     #[cfg(test)]
     pub fn stored(value: Array2<f64>, unit: f64, floor: f64) -> Self {
-        Stored { value, unit, floor }.bounded()
+        let floors = Floors::even(value.nrows(), value.ncols(), floor);
+        Stored { value, unit, floors }.bounded()
     }
 
     /// Zeros that are known exactly.
@@ -284,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_product_carries_the_bounds_of_both_factors() {
-        let matrix = Stored { value: array![[2.0, 4.0]], unit: 0.1, floor: 0.0 };
+        let floors = Floors::even(1, 2, 0.0);
+        let matrix = Stored { value: array![[2.0, 4.0]], unit: 0.1, floors };
         let product = matrix.apply(&Bounded::stored(array![[3.0], [0.0]], 0.1, 0.0));
         assert_eq!(product.value, array![[6.0]]);
         assert!((product.variance[[0, 0]] - 2.0 * 0.36).abs() < 1e-12);

@@ -207,15 +207,15 @@ fn key_groups(
 /// The fan-outs of each group summed: `[hidden, groups]`.
 fn group_sums(fan_out: &Stored, groups: &[Member], count: usize) -> Bounded {
     let mut sums = Bounded::zeros(fan_out.value.nrows(), count);
-    Zip::from(fan_out.value.rows())
+    Zip::indexed(fan_out.value.rows())
         .and(sums.value.rows_mut())
         .and(sums.variance.rows_mut())
-        .for_each(|row, mut sum, mut spread| {
-            for (value, group) in row.iter().zip(groups) {
+        .for_each(|i, row, mut sum, mut spread| {
+            for (j, (value, group)) in row.iter().zip(groups).enumerate() {
                 let Some((group, Ratio { factor, error })) = group else { continue };
                 sum[*group] += factor * value;
                 spread[*group] +=
-                    factor * factor * fan_out.variance(*value) + (error * value).powi(2);
+                    factor * factor * fan_out.variance((i, j), *value) + (error * value).powi(2);
             }
         });
     sums

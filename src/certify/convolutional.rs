@@ -6,7 +6,7 @@
 //! tap by tap, with convolutions. BatchNorm is folded into the convolution in front of it. So each
 //! folded convolution of the expanded network, summed over copies, must have the rows of the
 //! source's, copied; which row is a copy of which is read off the rows themselves, shortcut
-//! included. A block whose last folded convolution is zero passes its input on, which is a ReLU's
+//! included. What reads a channel that is always zero in both networks does not matter. A block whose last folded convolution is zero passes its input on, which is a ReLU's
 //! output and so is not negative.
 
 mod copies;
@@ -66,8 +66,7 @@ impl Pair<'_> {
             }
             ledger.map(format!("stage {index}"), map.words());
         }
-        let identity = Copies::identity(map.sources());
-        let a = self.source.linear(&s.head, &identity)?;
+        let a = self.source.linear(&s.head, &map.own())?;
         let b = self.expanded.linear(&t.head, &map)?;
         if a.rows.rows() != b.rows.rows() {
             ledger.unknown("head", "the two return other numbers of classes");
@@ -134,8 +133,8 @@ impl Pair<'_> {
             ledger.unknown(place, "the two networks have other kernels or strides here");
             return Ok(None);
         }
-        let (own, same) = (Copies::identity(inner.sources()), Copies::identity(map.sources()));
-        let folded_s = self.source.fold(a, &own)?.plus(self.source.shortcut(s, &same)?);
+        let folded_s =
+            self.source.fold(a, &inner.own())?.plus(self.source.shortcut(s, &map.own())?);
         let folded_t = self.expanded.fold(b, &inner)?.plus(self.expanded.shortcut(t, map)?);
         Ok(Some(self.read_off(place, (&folded_s, &folded_t), ledger)))
     }
@@ -152,7 +151,7 @@ impl Pair<'_> {
             ledger.unknown(place, "the two networks have other kernels or strides here");
             return Ok(None);
         }
-        let a = self.source.fold(s, &Copies::identity(map.sources()))?;
+        let a = self.source.fold(s, &map.own())?;
         let b = self.expanded.fold(t, map)?;
         Ok(Some(self.read_off(place, (&a, &b), ledger)))
     }

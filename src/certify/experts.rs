@@ -17,6 +17,7 @@ use super::channels::{Groups, Keys, Writes, equations};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, row_fault};
 use super::fields::active;
+use super::floors::Floors;
 use super::map::{Entry, Map};
 use super::ops::mlp_writes;
 use super::reader::Reader;
@@ -333,9 +334,13 @@ fn average(copies: &[Writes], period: usize) -> Writes {
         .collect();
     let views: Vec<_> = blocks.iter().map(|block| block.view()).collect();
     let joined = concatenate(Axis(1), &views).expect("experts write to one stream");
-    let largest = |part: fn(&Stored) -> f64| {
-        copies.iter().map(|writes| part(&writes.fan_out)).fold(0.0, f64::max)
-    };
+    let mut floors = Floors::even(joined.nrows(), 0, 0.0);
+    for writes in copies {
+        let Floors { rows, cols } = &writes.fan_out.floors;
+        floors.rows.iter_mut().zip(rows).for_each(|(all, one)| *all = all.max(share * one));
+        floors.cols.extend(cols.iter().map(|floor| share * floor));
+        floors.cols.resize(floors.cols.len() + missing(cols.len()), 0.0);
+    }
     let bias = copies[1..].iter().fold(copies[0].bias.clone(), |sum, w| sum.plus(&w.bias));
     Writes {
         keys: Keys::Rows(Bounded::stacked(&rows)),
@@ -343,8 +348,8 @@ fn average(copies: &[Writes], period: usize) -> Writes {
         linear,
         fan_out: Stored {
             value: joined * share,
-            unit: largest(|stored| stored.unit),
-            floor: largest(|stored| stored.floor) * share,
+            unit: copies.iter().map(|writes| writes.fan_out.unit).fold(0.0, f64::max),
+            floors,
         },
         scale: None,
         bias: bias.times(share),

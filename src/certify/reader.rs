@@ -148,21 +148,21 @@ impl<'a> Reader<'a> {
         let (width, targets) = self.targets(stored.value.ncols());
         let means = self.means();
         let mut weight = Bounded::zeros(count, width);
-        Zip::from(stored.value.rows())
+        Zip::indexed(stored.value.rows())
             .and(weight.value.rows_mut())
             .and(weight.variance.rows_mut())
-            .for_each(|row, mut values, mut variances| {
+            .for_each(|i, row, mut values, mut variances| {
                 let mut mean = (0.0, 0.0);
                 for (j, w) in row.iter().enumerate() {
+                    let own = stored.variance((i, j), *w);
                     if let Some(factor) = &means {
                         mean.0 += factor[j] * w;
-                        mean.1 += factor[j] * factor[j] * stored.variance(*w);
+                        mean.1 += factor[j] * factor[j] * own;
                     }
                     let Some((of, factor)) = targets[j] else { continue };
                     let (g, spread) = (gamma.value[[j, 0]], gamma.variance[[j, 0]]);
                     values[of] += factor * g * w;
-                    variances[of] +=
-                        factor * factor * (stored.variance(*w) * g * g + w * w * spread);
+                    variances[of] += factor * factor * (own * g * g + w * w * spread);
                 }
                 if means.is_some() {
                     values += mean.0;

@@ -1,11 +1,12 @@
 //! One of the two models: its weights as bounded numbers, and which of them were read.
 
 use super::bounded::{Bounded, Stored};
+use super::floors::Floors;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use crate::model::{Lens, Linear, Model, Norm};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// A model with its weights.
 pub(super) struct Side<'a> {
@@ -13,10 +14,8 @@ pub(super) struct Side<'a> {
     pub model: &'a Model,
     /// Units above these are taken as these: see [`Side::new`].
     caps: Caps,
-    /// Typical size of each role's numbers, in the layer where they are largest.
-    scales: BTreeMap<String, f64>,
-    /// Layers, as [`layer`] names them, in which factors are far larger than elsewhere.
-    uneven: BTreeSet<String>,
+    /// Floors of the tensors that were read, by name and place.
+    floors: Mutex<BTreeMap<(String, usize), Arc<Floors>>>,
     read: Mutex<BTreeSet<(String, usize)>>,
     progress: &'a (dyn Fn(u64) + Sync),
 }
@@ -24,19 +23,6 @@ pub(super) struct Side<'a> {
 /// For f64 files the sums formed here round as much as the file does, so that the bound is a few
 /// units of the format.
 const F64_UNIT: f64 = 1.0 / (1u64 << 50) as f64;
-
-/// Numbers of a tensor that its typical size is taken from.
-const SAMPLES: usize = 4096;
-
-/// The unit of the coarsest arithmetic in which expansions are computed, whatever they are stored
-/// in: a sum that should be zero is zero to this, relative to its terms.
-const ARITHMETIC: f64 = 1.0 / (1u64 << 24) as f64;
-
-/// What is no larger than this, relative to its role in other layers, may be rounding.
-const BLURRED: f64 = 16.0 * ARITHMETIC;
-
-/// What is larger than this, relative to its role in another layer, may enlarge rounding.
-const UNEVEN: f64 = 1024.0;
 
 /// Rows that are looked at together where nothing but their numbers matters.
 const BLOCK: usize = 256;
@@ -56,13 +42,8 @@ impl<'a> Side<'a> {
         caps: Caps,
         progress: &'a (dyn Fn(u64) + Sync),
     ) -> Self {
-        let mut scales: BTreeMap<String, f64> = BTreeMap::new();
-        for lens in model.lenses() {
-            let largest = scales.entry(role(lens)).or_default();
-            *largest = largest.max(typical(checkpoint, lens));
-        }
-        let uneven = uneven(checkpoint, model, &scales);
-        Side { checkpoint, model, caps, scales, uneven, read: Mutex::default(), progress }
+        let (floors, read) = Default::default();
+        Side { checkpoint, model, caps, floors, read, progress }
     }
 
     /// The unit of rounding of a tensor.
@@ -92,11 +73,10 @@ impl<'a> Side<'a> {
         let value = lens.read_rows(self.checkpoint, first, count)?;
         let dtype = self.checkpoint.tensor(lens.name())?.dtype;
         let unit = self.unit(lens);
-        let subnormal = dtype.map_or(0.0, Dtype::subnormal_roundoff);
-        let floor = (unit.min(ARITHMETIC) * self.scale(lens)).max(subnormal);
+        let floors = self.floors(lens, unit).slice(first, count);
         (self.progress)((value.len() * dtype.map_or(0, Dtype::size)) as u64);
         self.mark(lens);
-        Ok(Stored { value, unit, floor })
+        Ok(Stored { value, unit, floors })
     }
 
     /// Whether every number of a matrix is exactly zero. The matrix counts as read.
@@ -134,15 +114,15 @@ impl<'a> Side<'a> {
         norm.weight.as_ref().map_or(F64_UNIT, |weight| self.unit(weight))
     }
 
-    /// The typical size of a tensor's numbers: its own; or, if that is no more than rounding of
-    /// what its role holds in other layers, the role's, so that a 1e-17 where a zero belongs is a
-    /// zero. Not so in a layer where something else is as much larger: there it may be no rounding,
-    /// for what is halved in one factor may be doubled in another.
-    fn scale(&self, lens: &Lens) -> f64 {
-        let role = self.scales.get(&role(lens)).copied().unwrap_or(0.0);
-        let own = typical(self.checkpoint, lens);
-        let even = layer(lens.name()).is_none_or(|layer| !self.uneven.contains(layer));
-        if own > BLURRED * role || (own > 0.0 && !even) { own } else { role }
+    /// The floors of a whole matrix, worked out once.
+    fn floors(&self, lens: &Lens, unit: f64) -> Arc<Floors> {
+        let key = (lens.name().to_string(), lens.position(0, 0));
+        let known = self.floors.lock().expect("no panic while looking").get(&key).cloned();
+        known.unwrap_or_else(|| {
+            let floors = Arc::new(Floors::of(self.checkpoint, lens, unit));
+            self.floors.lock().expect("no panic while adding").insert(key, Arc::clone(&floors));
+            floors
+        })
     }
 
     fn mark(&self, lens: &Lens) {
@@ -196,56 +176,4 @@ fn role(lens: &Lens) -> String {
         parts.map(|p| if p.bytes().all(|b| b.is_ascii_digit()) { "#" } else { p }).collect();
     let part = if lens.rows() == lens.whole_rows() { 0 } else { 1 + lens.position(0, 0) };
     format!("{}/{part}", name.join("."))
-}
-
-/// The name of the layer that a tensor belongs to: all in front of its number, and that.
-fn layer(name: &str) -> Option<&str> {
-    let mut end = 0;
-    for part in name.split('.') {
-        end += part.len();
-        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
-            return Some(&name[..end]);
-        }
-        end += 1;
-    }
-    None
-}
-
-/// The layers in which a factor (anything but a bias) is far larger than in another layer.
-fn uneven(
-    checkpoint: &Checkpoint,
-    model: &Model,
-    largest: &BTreeMap<String, f64>,
-) -> BTreeSet<String> {
-    let factors = model.lenses().into_iter().filter(|lens| !lens.name().ends_with("bias"));
-    let sizes = factors.map(|lens| (lens.name(), role(lens), typical(checkpoint, lens)));
-    let sizes: Vec<(&str, String, f64)> = sizes.filter(|(.., size)| *size > 0.0).collect();
-    let mut smallest: BTreeMap<&str, f64> = BTreeMap::new();
-    for (_, role, size) in &sizes {
-        let least = smallest.entry(role).or_insert(*size);
-        *least = least.min(*size);
-    }
-    let large =
-        |role: &str, size: f64| size > UNEVEN * smallest[role] && size > BLURRED * largest[role];
-    let uneven = sizes.iter().filter(|(_, role, size)| large(role, *size));
-    uneven.filter_map(|(name, ..)| layer(name).map(String::from)).collect()
-}
-
-/// The median size of the numbers of a matrix that are not zero, from evenly spaced ones: a
-/// yardstick, not a verdict. A median, since free numbers and outliers may be of any size.
-fn typical(checkpoint: &Checkpoint, lens: &Lens) -> f64 {
-    let Ok(tensor) = checkpoint.tensor(lens.name()) else { return 0.0 };
-    let (Some(dtype), cols) = (tensor.dtype, lens.cols()) else { return 0.0 };
-    let total = lens.rows() * cols;
-    let step = (total / SAMPLES).max(1) | 1;
-    let mut sizes: Vec<f64> = (0..total)
-        .step_by(step)
-        .map(|at| dtype.get(tensor.bytes(), lens.position(at / cols, at % cols)).abs())
-        .filter(|size| *size > 0.0 && size.is_finite())
-        .collect();
-    if sizes.is_empty() {
-        return 0.0;
-    }
-    let middle = sizes.len() / 2;
-    *sizes.select_nth_unstable_by(middle, f64::total_cmp).1
 }

@@ -192,7 +192,8 @@ impl FanOut<'_> {
         self.channels(unit).all(|channel| {
             let column = self.stored.value.column(channel);
             let idle = self.members[channel].is_none_or(|(_, ratio)| ratio.factor == 0.0);
-            idle || column.iter().all(|value| value.abs() <= UNITS * self.stored.floor)
+            let floor = |row| self.stored.floors.at(row, channel);
+            idle || column.indexed_iter().all(|(row, value)| value.abs() <= UNITS * floor(row))
         })
     }
 
@@ -201,16 +202,17 @@ impl FanOut<'_> {
         let factor = |channel: usize| self.members[channel].map_or(0.0, |(_, r)| r.factor);
         self.channels(one).zip(self.channels(other)).all(|(a, b)| {
             let columns = (self.stored.value.column(a), self.stored.value.column(b));
-            let mut pairs = columns.0.iter().zip(columns.1);
+            let mut pairs = columns.0.iter().zip(columns.1).enumerate();
             (factor(a) - factor(b)).abs() <= 1e-3 * factor(a).abs()
-                && pairs.all(|(a, b)| close(*a, *b, self.stored))
+                && pairs.all(|(row, (x, y))| close(self.stored, ((row, a), *x), ((row, b), *y)))
         })
     }
 }
 
 /// Whether two stored numbers are one but for rounding.
-fn close(a: f64, b: f64, stored: &Stored) -> bool {
-    (a - b).powi(2) <= UNITS * UNITS * (stored.variance(a) + stored.variance(b))
+fn close(stored: &Stored, one: ((usize, usize), f64), other: ((usize, usize), f64)) -> bool {
+    let variance = stored.variance(one.0, one.1) + stored.variance(other.0, other.1);
+    (one.1 - other.1).powi(2) <= UNITS * UNITS * variance
 }
 
 fn shares(classes: &Classes, fan_out: &FanOut, side: &Side, op: &Op) -> Result<Shares> {
@@ -256,8 +258,8 @@ fn reads_equally(side: &Side, op: &Op, pairs: &[(usize, usize)]) -> Result<bool>
             let stored = side.stored(lens)?;
             let same = |(one, other): &(usize, usize)| {
                 rows(*one).zip(rows(*other)).all(|(a, b)| {
-                    let mut pairs = stored.value.row(a).into_iter().zip(stored.value.row(b));
-                    pairs.all(|(a, b)| close(*a, *b, &stored))
+                    let rows = stored.value.row(a).into_iter().zip(stored.value.row(b));
+                    rows.enumerate().all(|(j, (x, y))| close(&stored, ((a, j), *x), ((b, j), *y)))
                 })
             };
             if !pairs.iter().all(same) {
@@ -300,10 +302,11 @@ pub(super) fn read_equally(reader: &Reader, op: &Op) -> Result<Option<bool>> {
         for first in (0..linear.weight.rows()).step_by(BLOCK) {
             let count = BLOCK.min(linear.weight.rows() - first);
             let stored = reader.side.stored_rows(&linear.weight, first, count)?;
-            let equal = |row: ndarray::ArrayView1<f64>| {
-                pairs.iter().all(|(a, b)| close(row[*a], row[*b], &stored))
+            let equal = |(i, row): (usize, ndarray::ArrayView1<f64>)| {
+                let number = |j: usize| ((i, j), row[j]);
+                pairs.iter().all(|(a, b)| close(&stored, number(*a), number(*b)))
             };
-            if !stored.value.rows().into_iter().all(equal) {
+            if !stored.value.rows().into_iter().enumerate().all(equal) {
                 return Ok(Some(false));
             }
         }

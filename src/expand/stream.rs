@@ -7,7 +7,7 @@
 //! Post-Res-Norm zeros.
 
 use super::rules::{Map, eta_squared, norm_reads};
-use crate::model::{Branch, Model, Norm, NormKind, Step};
+use crate::model::{Branch, Model, Norm, NormKind, Output, Step};
 use std::sync::Arc;
 
 /// The residual stream's map and what follows from it.
@@ -73,9 +73,9 @@ impl<'a> Parts<'a> {
         let (mut readers, mut of_outputs) = (Vec::new(), Vec::new());
         readers.extend(branches().filter_map(|b: &Branch| b.norm.as_ref()).chain(sums()));
         readers.extend(encoder().map(|e| &e.norm));
-        for output in &model.outputs {
+        for path in model.outputs.iter().flat_map(Output::paths) {
             let mut stream = true;
-            for step in &output.steps {
+            for step in path {
                 match step {
                     Step::Norm(norm) if stream => readers.push(norm),
                     Step::Norm(norm) => of_outputs.push(norm),

@@ -2,11 +2,13 @@
 
 use super::random::Draw;
 use crate::forward::Input;
-use crate::model::{Input as Expected, Model};
+use crate::model::{Input as Expected, Model, Op};
 use ndarray::Array3;
 
 /// The longest sequence that is made where no position table says one.
 const LONGEST: usize = 12;
+/// The longest that is made to have all distances that relative positions part.
+const FARTHEST: usize = 40;
 
 /// A handful of inputs, each there to show something: a single token; the longest sequence, which
 /// reads the last row of the position table and ends in the last word; token types; padding on the
@@ -55,12 +57,12 @@ fn for_both(model: &Model, inputs: Vec<Input>) -> Vec<Input> {
 }
 
 /// Inputs that read every row of every table, where the model's tables are small: words in order,
-/// in sequences as long as the positions allow, through all token types. At most `limit` inputs.
+/// in sequences as long as the positions allow, through all token types and distances. At most `limit` inputs.
 pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> {
     let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
         return images(model, rng);
     };
-    let longest = positions.unwrap_or(LONGEST);
+    let longest = positions.unwrap_or_else(|| distances(model));
     let order = rng.permutation(vocabulary);
     let count = vocabulary.div_ceil(longest).max(types).min(limit);
     let sequence = |index: usize| {
@@ -69,6 +71,16 @@ pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> 
         Input::Tokens { ids, mask: None, types: kinds, positions: None }
     };
     for_both(model, (0..count).map(sequence).collect())
+}
+
+/// A length at which two positions have each distance that some pair of positions is judged by.
+fn distances(model: &Model) -> usize {
+    let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let farthest = branches.filter_map(|branch| match &branch.op {
+        Op::Attention(attention) => attention.relative.as_ref().map(|bias| bias.max_distance + 1),
+        _ => None,
+    });
+    farthest.fold(LONGEST, usize::max).min(FARTHEST)
 }
 
 fn images(model: &Model, rng: &mut impl Draw) -> Vec<Input> {

@@ -5,6 +5,7 @@
 //! All randomness comes from ChaCha8 and from the arithmetic in [`random`], so that a seed means
 //! the same model on every machine and in every later version.
 
+pub mod convolutional;
 pub mod inputs;
 pub mod mutants;
 pub mod random;

@@ -18,6 +18,16 @@ pub enum FreeParts {
     Zero,
 }
 
+impl From<FreeParts> for Free {
+    fn from(free: FreeParts) -> Free {
+        match free {
+            FreeParts::Projection => Free::Projection,
+            FreeParts::Equal => Free::Equal,
+            FreeParts::Zero => Free::Zero,
+        }
+    }
+}
+
 /// Everything that reproduces one expansion of a source: the sizes and the free choices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,10 +146,10 @@ impl TargetCase {
         } else if !limits.free_width {
             add("heads that do not divide the width", &|t| t.hidden += 1);
         }
-        if limits.free_width && limits.head_dim == HeadDim::Multiples {
-            let head_dim = if sizes.head_dim == 2 { 3 } else { sizes.head_dim + 2 };
+        if limits.free_width && limits.head_dim == HeadDim::Pairs {
+            let head_dim = sizes.head_dim + 1;
             if !turns_alike(source, head_dim) {
-                add("a rotary head size that is no multiple", &|t| t.head_dim = head_dim);
+                add("a rotary head size that is odd", &|t| t.head_dim = head_dim);
             }
         }
         if limits.free_width && limits.head_dim == HeadDim::Same {
@@ -188,15 +198,12 @@ impl TargetCase {
                 layers: Some(self.layers),
                 experts: self.experts,
             },
-            free: match self.free {
-                FreeParts::Projection => Free::Projection,
-                FreeParts::Equal => Free::Equal,
-                FreeParts::Zero => Free::Zero,
-            },
+            free: self.free.into(),
             seed: self.seed,
             new_layers: if self.cancel { NewLayers::Cancel } else { NewLayers::Zero },
             insert_after: self.insert_after.clone(),
             dtype: None,
+            allow_eps_limited: false,
         }
     }
 
@@ -238,7 +245,7 @@ enum Width {
 enum HeadDim {
     Any,
     /// Rotary positions turn all channels.
-    Multiples,
+    Pairs,
     /// Norms of queries and keys see all channels.
     Same,
 }
@@ -321,7 +328,7 @@ impl Limits {
     fn grow_head_dim(&self, target: &mut TargetCase, rng: &mut impl Draw) {
         match self.head_dim {
             HeadDim::Any => target.head_dim += rng.between(1, self.sizes.head_dim + 1),
-            HeadDim::Multiples => target.head_dim *= rng.between(2, 3),
+            HeadDim::Pairs => target.head_dim += 2 * rng.between(1, self.sizes.head_dim),
             HeadDim::Same => {}
         }
     }
@@ -342,7 +349,7 @@ impl Limits {
         let all_as_heads = vec![factor * self.sizes.heads];
         let choices: Vec<usize> = match self.head_dim {
             HeadDim::Any => (self.sizes.heads..=target.hidden).filter(fits).collect(),
-            HeadDim::Multiples | HeadDim::Same => all_as_heads,
+            HeadDim::Pairs | HeadDim::Same => all_as_heads,
         };
         target.heads = rng.pick(&choices);
         target.kv_heads = target.heads;
@@ -414,9 +421,7 @@ impl HeadDim {
         });
         attentions.next().map_or(HeadDim::Any, |attention| match &attention.rotary {
             _ if attention.head_norms.is_some() => HeadDim::Same,
-            Some(rotary) if 2 * rotary.frequencies.len() == attention.head_dim => {
-                HeadDim::Multiples
-            }
+            Some(rotary) if 2 * rotary.frequencies.len() == attention.head_dim => HeadDim::Pairs,
             _ => HeadDim::Any,
         })
     }

@@ -8,6 +8,7 @@ mod embedding;
 mod experts;
 mod families;
 mod head_norms;
+mod imbalance;
 mod norms;
 mod outputs;
 mod pair;

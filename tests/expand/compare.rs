@@ -1,7 +1,7 @@
 //! The comparison of an expansion with its source.
 
 use lemon_check::checkpoint::Checkpoint;
-use lemon_check::forward::{Input, Output, run_batch};
+use lemon_check::forward::{Input, Output, Outputs, Real, run_batch};
 use lemon_check::model::Model;
 
 /// A checkpoint and what it means.
@@ -23,6 +23,21 @@ pub fn difference(source: Of, expanded: Of, inputs: &[Input]) -> f64 {
         }
     }
     worst
+}
+
+/// Each meaningful number that a source returned, and what its expansion returned for it.
+pub fn pairs<R: Real>(wanted: &[Outputs<f64>], got: &[Outputs<R>]) -> Vec<(f64, f64)> {
+    let mut pairs = Vec::new();
+    for (wanted, got) in wanted.iter().zip(got) {
+        for (wanted, got) in wanted.outputs.iter().zip(&got.outputs) {
+            let rows = (0..wanted.values.nrows()).filter(|row| wanted.meaningful[*row]);
+            for row in rows {
+                let numbers = wanted.values.row(row).into_iter().zip(got.values.row(row));
+                pairs.extend(numbers.map(|(want, got)| (*want, got.to_f64())));
+            }
+        }
+    }
+    pairs
 }
 
 fn difference_of(wanted: &Output<f64>, got: &Output<f64>) -> f64 {

@@ -1,13 +1,14 @@
 //! Copy maps of channels.
 
 use crate::certify::bounded::Bounded;
-use ndarray::Array1;
+use ndarray::{Array1, ArrayView1};
 
 /// Which source channel each channel of the expanded network is a copy of.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Copies {
-    sources: usize,
     of: Vec<Option<usize>>,
+    /// Which of the source's channels are always zero.
+    silent: Vec<bool>,
 }
 
 /// Rows on either side of a fingerprint's place that are compared in full: rounding may swap
@@ -17,12 +18,21 @@ const NEIGHBOURS: usize = 4;
 impl Copies {
     /// Every channel is a copy of itself.
     pub fn identity(channels: usize) -> Copies {
-        Copies { sources: channels, of: (0..channels).map(Some).collect() }
+        Copies { of: (0..channels).map(Some).collect(), silent: vec![false; channels] }
+    }
+
+    /// How the source itself reads its channels: all as they are, but for those that are always
+    /// zero and of which the expanded network has no copy. What reads these reads nothing.
+    pub fn own(&self) -> Copies {
+        let mut needed: Vec<bool> = self.silent.iter().map(|silent| !silent).collect();
+        self.of.iter().flatten().for_each(|of| needed[*of] = true);
+        let of = needed.iter().enumerate().map(|(channel, needed)| needed.then_some(channel));
+        Copies { of: of.collect(), silent: self.silent.clone() }
     }
 
     /// Channels of the source.
     pub fn sources(&self) -> usize {
-        self.sources
+        self.silent.len()
     }
 
     /// For each channel, the source's that it is a copy of; `None` where it is always zero.
@@ -54,12 +64,16 @@ impl Copies {
             let apart = candidates.map(|other| (distance(*other), *other));
             apart.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(_, other)| other)
         };
-        Copies { sources: source.rows(), of: (0..expanded.rows()).map(nearest).collect() }
+        let zero = |row: ArrayView1<f64>| row.iter().all(|value| *value == 0.0);
+        Copies {
+            of: (0..expanded.rows()).map(nearest).collect(),
+            silent: source.value.rows().into_iter().map(zero).collect(),
+        }
     }
 
     /// Such as `64 → 80: copies, 1 to 2 of each`.
     pub fn words(&self) -> String {
-        let mut count = vec![0usize; self.sources];
+        let mut count = vec![0usize; self.sources()];
         self.of.iter().flatten().for_each(|of| count[*of] += 1);
         let (least, most) = (count.iter().min(), count.iter().max());
         let zeros = self.of.iter().filter(|of| of.is_none()).count();
@@ -69,7 +83,7 @@ impl Copies {
             _ => "of nothing".into(),
         };
         let zeros = if zeros == 0 { String::new() } else { format!(", {zeros} zero") };
-        format!("{} → {}: copies, {of_each}{zeros}", self.sources, self.of.len())
+        format!("{} → {}: copies, {of_each}{zeros}", self.sources(), self.of.len())
     }
 }
 
@@ -99,5 +113,16 @@ mod tests {
         let map = Copies::read_off(&source, &stored(expanded));
         assert_eq!(map.of(), [Some(1), None, Some(0), Some(2), Some(1)]);
         assert_eq!(map.words(), "3 → 5: copies, 1 to 2 of each, 1 zero");
+    }
+
+    #[test]
+    fn a_channel_that_is_zero_in_both_networks_is_read_by_neither() {
+        let stored = |value| Bounded::stored(value, 1e-9, 0.0);
+        let source = stored(array![[1.0, 2.0], [0.0, 0.0]]);
+        let none = Copies::read_off(&source, &stored(array![[1.0, 2.0], [0.0, 0.0]]));
+        assert_eq!(none.own().of(), [Some(0), None]);
+        // Nearly zero is a copy of it, and counts.
+        let nearly = Copies::read_off(&source, &stored(array![[1.0, 2.0], [0.0, 1e-12]]));
+        assert_eq!(nearly.own().of(), [Some(0), Some(1)]);
     }
 }

@@ -2,8 +2,9 @@
 
 use super::copies::Copies;
 use crate::certify::bounded::{Bounded, Stored};
+use crate::certify::floors::Floors;
 use crate::certify::side::unit;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::convolutional::{BatchNorm, Block, Convolution};
 use crate::model::{Lens, Linear};
@@ -37,10 +38,6 @@ pub(super) struct Reader<'a> {
     pub expanded: &'a Checkpoint,
 }
 
-/// Zero, and numbers this much smaller than typical ones, are told apart no better than by the
-/// arithmetic in which expansions are computed.
-const ARITHMETIC: f64 = 1.0 / (1u64 << 24) as f64;
-
 /// γ/√(variance + ε) and β − mean·γ/√(variance + ε), each `[channels, 1]`.
 struct Scale {
     factor: Bounded,
@@ -59,11 +56,8 @@ impl Reader<'_> {
 
     fn stored(&self, lens: &Lens) -> Result<Stored> {
         let value = lens.read(self.checkpoint)?;
-        let square = value.iter().map(|v| v * v).sum::<f64>() / value.len().max(1) as f64;
-        let dtype = self.checkpoint.tensor(lens.name())?.dtype;
-        let subnormal = dtype.map_or(0.0, Dtype::subnormal_roundoff);
         let unit = self.unit(lens);
-        Ok(Stored { value, unit, floor: (unit.min(ARITHMETIC) * square.sqrt()).max(subnormal) })
+        Ok(Stored { value, unit, floors: Floors::of(self.checkpoint, lens, unit) })
     }
 
     fn scale(&self, norm: &BatchNorm) -> Result<Scale> {
@@ -134,11 +128,11 @@ impl Reader<'_> {
     fn summed(&self, weight: &Lens, taps: usize, map: &Copies) -> Result<Bounded> {
         let stored = self.stored(weight)?;
         let mut summed = Bounded::zeros(weight.rows(), map.sources() * taps);
-        for ((row, column), value) in stored.value.indexed_iter() {
+        for (place @ (row, column), value) in stored.value.indexed_iter() {
             if let Some(of) = map.of()[column / taps] {
                 let at = [row, of * taps + column % taps];
                 summed.value[at] += value;
-                summed.variance[at] += stored.variance(*value);
+                summed.variance[at] += stored.variance(place, *value);
             }
         }
         Ok(summed)

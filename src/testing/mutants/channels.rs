@@ -25,12 +25,11 @@ fn stream_axes<'a>(pair: &Pair<'a>) -> Vec<(&'a Lens, Axis)> {
     }
     found.extend(model.embedding.prefix.iter().map(|l| (l, columns)));
     found.extend(model.embedding.patch.iter().flat_map(vectors));
-    let sublayers = || model.layers.iter().flatten();
     let norms = model
         .embedding
         .norm
         .iter()
-        .chain(sublayers().flat_map(|s| s.post_norm.iter()))
+        .chain(pair.sublayers().flat_map(|s| s.post_norm.iter()))
         .chain(pair.branches().flat_map(|b| b.post_norm.iter()))
         .chain(pair.reading_norms());
     for norm in norms {
@@ -127,7 +126,7 @@ impl<'a> Doubled<'a> {
     fn of(pair: &Pair<'a>) -> Option<Doubled<'a>> {
         let model = pair.expanded_model;
         let pre_norm = pair.branches().all(|branch| branch.norm.is_some())
-            && model.layers.iter().flatten().all(|sublayer| sublayer.post_norm.is_none());
+            && pair.sublayers().all(|sublayer| sublayer.post_norm.is_none());
         let steps = model.outputs.iter().flat_map(|output| &output.steps);
         let norms_of_steps = steps.filter(|step| matches!(step, Step::Norm(_))).count();
         let last_norms = pair.last_norms().count();

@@ -3,7 +3,7 @@
 use super::Mutated;
 use crate::checkpoint::{Checkpoint, Config, Dtype, Tensor};
 use crate::error::Result;
-use crate::model::{Lens, Model};
+use crate::model::{Alias, Lens, Model};
 use ndarray::Array2;
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// field; everything else stays byte for byte.
 pub struct Editor<'a> {
     checkpoint: &'a Checkpoint,
-    model: &'a Model,
+    aliases: &'a [Alias],
     config: Config,
     changed: BTreeMap<String, Changed>,
 }
@@ -35,8 +35,13 @@ impl Changed {
 impl<'a> Editor<'a> {
     /// Begins with `checkpoint` as it is; `model` must describe it.
     pub fn new(checkpoint: &'a Checkpoint, model: &'a Model) -> Self {
+        Editor { aliases: &model.aliases, ..Editor::of_tensors(checkpoint) }
+    }
+
+    /// As [`Editor::new`], for a checkpoint without repetitions of tied tensors.
+    pub(in crate::testing) fn of_tensors(checkpoint: &'a Checkpoint) -> Self {
         let config = checkpoint.config().clone();
-        Editor { checkpoint, model, config, changed: BTreeMap::new() }
+        Editor { checkpoint, aliases: &[], config, changed: BTreeMap::new() }
     }
 
     /// The matrix `[rows, cols]` as it is now.
@@ -90,7 +95,7 @@ impl<'a> Editor<'a> {
         for (name, changed) in self.changed {
             tensors.insert(name, Tensor::from_values(changed.dtype, changed.shape, changed.values));
         }
-        for alias in &self.model.aliases {
+        for alias in self.aliases {
             if let Some(tensor) = tensors.get(&alias.of).cloned() {
                 tensors.insert(alias.name.clone(), tensor);
             }
@@ -109,4 +114,12 @@ impl<'a> Editor<'a> {
             });
         (!same).then(|| Mutated { checkpoint, subject: subject.to_string() })
     }
+}
+
+/// A relative change that is well above what rounding to the stored format explains: at least
+/// `wanted`, at least 16 units of rounding.
+pub(in crate::testing) fn visible(checkpoint: &Checkpoint, wanted: f64) -> f64 {
+    let dtypes = checkpoint.tensors().values().filter_map(|t| t.dtype);
+    let unit = dtypes.map(Dtype::unit_roundoff).fold(0.0, f64::max);
+    wanted.max(16.0 * unit)
 }

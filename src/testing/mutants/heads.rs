@@ -106,6 +106,33 @@ pub(super) fn key_value_heads_swapped(pair: &Pair, rng: &mut ChaCha8Rng) -> Chan
     })
 }
 
+/// Two heads have each other's relative positions.
+pub(super) fn relative_columns_swapped(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    on_attention(pair, rng, |attention, editor, rng| {
+        let Some(relative) = attention.relative.as_ref().filter(|_| attention.heads > 1) else {
+            return Ok(None);
+        };
+        let two = rng.permutation(attention.heads);
+        let mut order: Vec<usize> = (0..attention.heads).collect();
+        order.swap(two[0], two[1]);
+        reorder_columns(editor, &relative.table, &order)?;
+        Ok(Some(&relative.table))
+    })
+}
+
+/// The farthest distances have what the nearest have.
+pub(super) fn relative_farthest_lost(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    on_attention(pair, rng, |attention, editor, _| {
+        let Some(relative) = &attention.relative else { return Ok(None) };
+        let last = relative.bucket(relative.max_distance, 0);
+        editor.edit(&relative.table, |table| {
+            let nearest = table.row(0).to_owned();
+            table.row_mut(last).assign(&nearest);
+        })?;
+        Ok(Some(&relative.table))
+    })
+}
+
 /// Multiplies the queries, bias included.
 pub(super) fn scale_queries(editor: &mut Editor, query: &Linear, factor: f64) -> Result<()> {
     for lens in std::iter::once(&query.weight).chain(&query.bias) {

@@ -8,7 +8,7 @@
 
 mod branches;
 mod channels;
-mod edit;
+pub(super) mod edit;
 mod heads;
 mod linears;
 mod norms;
@@ -106,7 +106,7 @@ mutants! {
     PositionsShifted, "positions off by one row", Mistake, tables::positions_shifted;
     /// The factor in code on the token table is taken for that of the source.
     TableScaleForgotten, "table's factor forgotten", Mistake, tables::scale_forgotten;
-    /// The factor in code on the tied table is left out of h.
+    /// The factor in code on the tied table, or on what the head reads, is left out of h.
     HeadRatioForgotten, "table's factor forgotten in the head", Mistake, norms::head_ratio_kept;
     /// γ is 1 + w, and w alone is multiplied.
     OffsetForgotten, "1 + w forgotten", Mistake, norms::offset_forgotten;
@@ -148,6 +148,12 @@ mutants! {
     LogitScaleForgotten, "logit scale forgotten", Mistake, heads::logit_scale_forgotten;
     /// Under rotary positions, channel pairs stay in place in a larger head.
     RotaryPairsInPlace, "rotary pairs in place", Mistake, heads::rotary_pairs_in_place;
+    /// Two heads have each other's column of the relative positions.
+    RelativeColumnsSwapped, "relative bias columns swapped", Mistake,
+        heads::relative_columns_swapped;
+    /// The farthest distances have the relative bias of the nearest.
+    RelativeFarthestLost, "relative bias of the farthest lost", Mistake,
+        heads::relative_farthest_lost;
     /// Rows of a fused query, key and value are by head instead of by part, or the other way round.
     FusedRows, "fused rows in another order", Mistake, heads::fused_rows_in_other_order;
     /// ε is changed for the stream, and queries and keys, whose norms have the same ε, are not.
@@ -173,12 +179,15 @@ mutants! {
     ReaderOnResidue, "reader columns on the residue", Equivalent, same::reader_on_residue;
     /// Neurons are in another order.
     NeuronsPermuted, "neurons permuted", Equivalent, same::neurons_permuted;
-    /// Query heads are in another order within their groups, and groups among each other.
+    /// Query heads are in another order within their groups, and groups among each other; columns
+    /// of relative positions follow.
     HeadsPermuted, "heads permuted", Equivalent, same::heads_permuted;
     /// The channels of the residual stream are in another order everywhere.
     ChannelsPermuted, "channels permuted", Equivalent, channels::channels_permuted;
     /// All that the stream holds is doubled, and ε quadrupled.
     StreamDoubled, "stream doubled", Equivalent, channels::stream_doubled;
+    /// One head's relative bias has a constant on top: it adds the same to all logits of a query.
+    RelativeShifted, "relative bias shifted", Equivalent, same::relative_shifted;
     /// The value bias is moved into the output bias: attention weights sum to one.
     ValueBiasMoved, "value bias moved", Equivalent, same::value_bias_moved;
     /// A writer adds a constant to all channels, which every LayerNorm takes away.

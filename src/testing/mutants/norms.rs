@@ -3,7 +3,7 @@
 use super::pair::first_that_changes;
 use super::{Change, Editor, Pair};
 use crate::error::Result;
-use crate::model::{Model, Norm, family_of};
+use crate::model::{Model, Norm, Step, family_of};
 use crate::testing::random::Draw;
 use rand_chacha::ChaCha8Rng;
 
@@ -132,9 +132,17 @@ pub(super) fn offset_forgotten(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     })
 }
 
-/// The factor in code on the tied table is left out of h.
+/// The factor in code on the tied table, or on what the head reads, is left out of h.
 pub(super) fn head_ratio_kept(pair: &Pair, _: &mut ChaCha8Rng) -> Change {
-    let scale = |model: &Model| model.embedding.tables.first().map_or(1.0, |table| table.scale);
+    let scale = |model: &Model| {
+        let table = model.embedding.tables.first().map_or(1.0, |table| table.scale);
+        let steps = model.outputs.iter().flat_map(|output| &output.steps);
+        let read = steps.filter_map(|step| match step {
+            Step::Scale(factor) => Some(factor),
+            _ => None,
+        });
+        table / read.product::<f64>()
+    };
     let ratio = scale(pair.source_model) / scale(pair.expanded_model);
     let Some(norm) = pair.norm_before_tied_head() else { return Ok(None) };
     let Some(weight) = norm.weight.as_ref().filter(|_| ratio != 1.0) else { return Ok(None) };

@@ -1,9 +1,11 @@
 //! A source and its expansion, and what changes to the expansion need to know.
 
-use super::edit::Editor;
-use crate::checkpoint::{Checkpoint, Dtype};
+use super::edit::{Editor, visible};
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Attention, Branch, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Output, Step};
+use crate::model::{
+    Attention, Branch, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Output, Step, Sublayer,
+};
 
 /// A source model and an expansion of it that is right.
 ///
@@ -45,17 +47,26 @@ impl<'a> Pair<'a> {
         (kept as f64 / self.expanded_model.sizes.hidden as f64).sqrt()
     }
 
-    /// A relative change that is well above what rounding to the stored format explains: at least
-    /// `wanted`, at least 16 units of rounding.
+    /// See [`visible`].
     pub(super) fn visible(&self, wanted: f64) -> f64 {
-        let dtypes = self.expanded.tensors().values().filter_map(|t| t.dtype);
-        let unit = dtypes.map(Dtype::unit_roundoff).fold(0.0, f64::max);
-        wanted.max(16.0 * unit)
+        visible(self.expanded, wanted)
     }
 
-    /// The expansion's branches, in order.
+    /// The expansion's sublayers, in order, those of an encoder first.
+    pub(super) fn sublayers(&self) -> impl Iterator<Item = &'a Sublayer> + use<'a> {
+        let model = self.expanded_model;
+        let encoder = model.encoder.iter().flat_map(|encoder| encoder.layers.iter().flatten());
+        encoder.chain(model.layers.iter().flatten())
+    }
+
+    /// The expansion's branches, in order, those of an encoder first.
     pub(super) fn branches(&self) -> impl Iterator<Item = &'a Branch> + use<'a> {
-        self.expanded_model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches)
+        self.sublayers().flat_map(|sublayer| &sublayer.branches)
+    }
+
+    /// The norm behind an encoder's last layer.
+    fn encoder_norm(&self) -> Option<&'a Norm> {
+        self.expanded_model.encoder.as_ref().map(|encoder| &encoder.norm)
     }
 
     /// The branches that write something: neither their last matrix nor a norm behind it is zero.
@@ -118,7 +129,7 @@ impl<'a> Pair<'a> {
     pub(super) fn live_norms(&self) -> Vec<&'a Norm> {
         let branches = self.live_branches().into_iter();
         let norms = branches.flat_map(|branch| branch.norm.iter().chain(&branch.post_norm));
-        norms.chain(self.last_norms()).collect()
+        norms.chain(self.encoder_norm()).chain(self.last_norms()).collect()
     }
 
     /// Norms of the stream in front of the outputs.
@@ -126,9 +137,11 @@ impl<'a> Pair<'a> {
         self.expanded_model.outputs.iter().filter_map(last_norm)
     }
 
-    /// Norms that read the stream: in front of the branches and of the outputs.
+    /// Norms that read the stream: in front of the branches and of the outputs, and an encoder's
+    /// last.
     pub(super) fn reading_norms(&self) -> Vec<&'a Norm> {
-        self.branches().filter_map(|branch| branch.norm.as_ref()).chain(self.last_norms()).collect()
+        let branches = self.branches().filter_map(|branch| branch.norm.as_ref());
+        branches.chain(self.encoder_norm()).chain(self.last_norms()).collect()
     }
 
     /// Whether every reader of the stream is a LayerNorm, and linear layers write it, so that a
@@ -138,7 +151,7 @@ impl<'a> Pair<'a> {
         let plain = |branch: &Branch| {
             branch.norm.is_some() && branch.post_norm.is_none() && branch.scale.is_none()
         };
-        model.layers.iter().flatten().all(|sublayer| sublayer.post_norm.is_none())
+        self.sublayers().all(|sublayer| sublayer.post_norm.is_none())
             && self.branches().all(plain)
             && model.outputs.iter().all(|output| last_norm(output).is_some())
             && self.reading_norms().iter().all(|norm| norm.kind == NormKind::Layer)
@@ -152,6 +165,7 @@ impl<'a> Pair<'a> {
         let tables: Vec<&Lens> = wide.map(|t| &t.lens).collect();
         model.outputs.iter().find_map(|output| match &output.steps[..] {
             [.., Step::Norm(norm), Step::Linear(head)]
+            | [.., Step::Norm(norm), Step::Scale(_), Step::Linear(head)]
             | [.., Step::Norm(norm), Step::Linear(head), Step::Softcap(_)]
                 if tables.contains(&&head.weight) =>
             {

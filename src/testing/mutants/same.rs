@@ -73,6 +73,22 @@ pub(super) fn neurons_permuted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 
 pub(super) fn heads_permuted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     on_attention(pair, rng, |attention, editor, rng| {
+        if let Some(relative) = &attention.relative {
+            // All layers add the columns of one table, so the heads of all of them follow it.
+            let order = rng.permutation(attention.heads);
+            let rows = blocks(&order, attention.head_dim);
+            let shares = |other: &&Attention| {
+                other.relative.as_ref().is_some_and(|bias| bias.table == relative.table)
+            };
+            for layer in pair.expanded_attentions().filter(shares) {
+                for linear in [&layer.query, &layer.key, &layer.value] {
+                    reorder_rows(editor, linear, &rows)?;
+                }
+                reorder_columns(editor, &layer.output.weight, &rows)?;
+            }
+            reorder_columns(editor, &relative.table, &order)?;
+            return Ok(Some(&relative.table));
+        }
         let group = attention.heads / attention.kv_heads;
         let kv_order = rng.permutation(attention.kv_heads);
         let mut order = Vec::new();
@@ -86,6 +102,21 @@ pub(super) fn heads_permuted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
         reorder_rows(editor, &attention.value, &kv_rows)?;
         reorder_columns(editor, &attention.output.weight, &rows)?;
         Ok(Some(&attention.query.weight))
+    })
+}
+
+/// Every key is as much more wanted as any other.
+pub(super) fn relative_shifted(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    on_attention(pair, rng, |attention, editor, rng| {
+        let Some(relative) = attention.relative.as_ref().filter(|_| attention.softcap.is_none())
+        else {
+            return Ok(None);
+        };
+        let head = rng.below(attention.heads);
+        editor.edit(&relative.table, |table| {
+            table.column_mut(head).iter_mut().for_each(|bias| *bias += 0.5);
+        })?;
+        Ok(Some(&relative.table))
     })
 }
 

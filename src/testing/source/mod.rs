@@ -38,6 +38,19 @@ pub enum WeightStyle {
     Tiny,
 }
 
+impl WeightStyle {
+    /// Mostly `Random`.
+    pub(super) fn random(rng: &mut impl Draw) -> WeightStyle {
+        match rng.below(12) {
+            0 | 1 => WeightStyle::SmallEmbeddings,
+            2 => WeightStyle::DefaultInit,
+            3 => WeightStyle::Large,
+            4 => WeightStyle::Tiny,
+            _ => WeightStyle::Random,
+        }
+    }
+}
+
 /// Everything that reproduces one source model: equal cases are equal models.
 ///
 /// Which tensors there are follows from the configuration and from the few names in `stored`; so a
@@ -76,13 +89,7 @@ impl SourceCase {
             stored: drawn.stored,
             buffers: drawn.buffers,
             dtype: rng.pick(&[f64s, f64s, f32s, f32s, Dtype::Bf16, Dtype::F16]),
-            weights: match rng.below(12) {
-                0 | 1 => WeightStyle::SmallEmbeddings,
-                2 => WeightStyle::DefaultInit,
-                3 => WeightStyle::Large,
-                4 => WeightStyle::Tiny,
-                _ => WeightStyle::Random,
-            },
+            weights: WeightStyle::random(rng),
             seed: rng.next_u64() >> 11,
         }
     }
@@ -168,7 +175,7 @@ fn excessive(value: &Value) -> Option<u64> {
 }
 
 /// [`Dtype`] by its configuration name.
-mod dtype_name {
+pub(in crate::testing) mod dtype_name {
     use super::Dtype;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -5,6 +5,7 @@ mod decoders;
 mod encoders;
 mod images;
 mod llamas;
+mod t5;
 
 use super::draw::{Drawn, Rng};
 use serde::{Deserialize, Serialize};
@@ -75,4 +76,6 @@ architectures! {
     Deit, "deit", images::deit;
     /// timm's image encoders.
     VitTimm, "vit_timm", images::vit_timm;
+    /// Encoder and decoder, relative positions, plain or gated; or its encoder alone.
+    T5, "t5", t5::t5;
 }
