@@ -351,7 +351,7 @@ const FEATURES: &[(&[Architecture], &[&str], usize)] = &[
     (&[VitTimm], &["head norms true", "layer scale true", "norms behind true"], 20),
     (&[VitTimm], &["prefix tokens 0", "prefix tokens 1", "prefix tokens 2"], 20),
     (&[VitTimm], &["no positions", "activation Relu", "norm of the embedding true"], 15),
-    (&[VitTimm], &["outputs cls_logits+distillation_logits", "outputs logits"], 30),
+    (&[VitTimm], &["outputs cls_logits+distillation_logits+logits", "outputs logits"], 30),
     (
         &[Gpt2, Opt, Bert, BertPreNorm, Roberta, Distilbert, Vit, Deit, VitTimm],
         &["head size 1", "head size 2"],
@@ -364,7 +364,7 @@ const FEATURES: &[(&[Architecture], &[&str], usize)] = &[
         &["outputs last_hidden_state", "outputs last_hidden_state+pooler_output"],
         40,
     ),
-    (&[Deit], &["outputs logits", "outputs cls_logits+distillation_logits"], 40),
+    (&[Deit], &["outputs logits", "outputs cls_logits+distillation_logits+logits"], 40),
     (&[BertPreNorm, Roberta, Distilbert, Vit], &["outputs logits"], 40),
     (&[T5], &["tied true", "tied false", "outputs logits", "outputs last_hidden_state"], 40),
     (&[T5], &["twice true", "buffers true", "head scale true", "head scale false"], 20),

@@ -147,6 +147,7 @@ fn rules() -> String {
         "experts",
         "rules/tied",
         "depth",
+        "post_norm",
         "convolutional",
     ];
     let mut table = "| rule | file |\n| --- | --- |\n".to_string();

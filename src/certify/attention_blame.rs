@@ -152,6 +152,17 @@ impl<'a> Accused<'a> {
         };
         let at_query = head * t.head_dim;
         let at_key = head / group.1 * t.head_dim;
+        let kv_head = head / group.1;
+        if q_wrong == 0 && k_wrong == 0 && kv_head % s.kv_heads != k_near {
+            // The query is as it should be, and the key stands where another belongs.
+            let wanted = q_near / group.0;
+            let cause = format!(
+                "key/value head {kv_head} is a copy of the source's {k_near}, but query head \
+                 {head}, which reads it, belongs to {wanted}: key/value heads are in another order"
+            );
+            let found = blame_rows((&s.key, &t.key), key, key_of(wanted), at_key);
+            return found.map(|blame| Blame { cause: Some(cause), ..blame });
+        }
         if q_wrong == 0 && k_wrong == 0 && q_near / group.0 != k_near {
             let cause = format!(
                 "query head {head} is the source's query head {q_near}, which reads key/value \

@@ -146,52 +146,58 @@ fn key_groups(
         let same = if homogeneous { Sameness::PositiveMultiple } else { Sameness::Equal };
         let groups = cluster(&rows, same, strategy, agreement);
         // Every activation maps zero to zero: a neuron whose row and bias are zero contributes
-        // nothing.
+        // nothing. It may also be the copy of one whose row is so small that rounding took it.
         let nothing = (usize::MAX, Ratio { factor: 0.0, error: 0.0 });
-        let mut rows = rows.iter();
-        return groups.map(|side| {
-            let items = rows.next().and_then(Option::as_ref);
-            let member = |(item, group): (usize, Member)| match (group, items) {
-                (Some(group), Some(items)) if !items.rows.row(item).is_zero(0.0) => group,
+        let is_zero = |side: usize, item: usize| {
+            rows[side].as_ref().is_some_and(|items| items.rows.row(item).is_zero(0.0))
+        };
+        let copied = |item: usize, group: usize| {
+            let original = item.checked_rem(groups[0].len()).filter(|at| !is_zero(0, *at));
+            let member = original.and_then(|at| groups[0][at]);
+            strategy.by_position && member.is_some_and(|(original, _)| original == group)
+        };
+        return [0, 1].map(|side| {
+            let member = |(item, group): (usize, &Member)| match group {
+                Some(group) if !is_zero(side, item) => *group,
+                Some(group) if side == 1 && copied(item, group.0) => *group,
                 _ => nothing,
             };
-            side.into_iter().enumerate().map(member).collect()
+            groups[side].iter().enumerate().map(member).collect()
         });
     }
-    let mut representatives: Vec<(&Pattern, usize)> = Vec::new();
-    let mut sources = 0;
+    let mut representatives: Vec<&Pattern> = Vec::new();
+    // The group of each of the source's heads.
+    let mut placed: Vec<usize> = Vec::new();
+    let lone = sides.iter().any(Option::is_none);
     [0, 1].map(|side| {
         let Some(Writes { keys: Keys::Patterns(patterns, each), .. }) = sides[side] else {
             return Vec::new();
         };
-        if side == 0 {
-            sources = patterns.len();
-        }
         let mut groups = Vec::new();
         for (head, pattern) in patterns.iter().enumerate() {
-            let units = if side == 0 { strategy.merge } else { UNITS };
+            let units = if side == 0 || lone { strategy.merge } else { UNITS };
             let all = 0..representatives.len();
             let mut known: Vec<usize> =
-                all.filter(|g| pattern.equals(representatives[*g].0, units)).collect();
+                all.filter(|g| pattern.equals(representatives[*g], units)).collect();
             // Heads whose norms have another ε are not one; but where the expanded model's ε fits
             // nowhere, that is what it is told for.
-            let agree = |g: &usize| pattern.epsilons_agree(representatives[*g].0);
+            let agree = |g: &usize| pattern.epsilons_agree(representatives[*g]);
             if side == 0 || known.iter().any(agree) {
                 known.retain(agree);
             }
-            let place = head.checked_rem(sources);
-            let at_place = |g: &&usize| Some(representatives[**g].1) == place;
-            let found = match strategy.by_position {
-                true => known.iter().find(at_place).or(known.first()).copied(),
-                false => known.first().copied(),
-            };
+            let place = head.checked_rem(placed.len()).map(|place| placed[place]);
+            let at_place = |g: &&usize| side == 1 && strategy.by_position && Some(**g) == place;
+            let found = known.iter().find(at_place).or(known.first()).copied();
             if let (Some(group), 1) = (found, side) {
-                pattern.agree(representatives[group].0, head, agreement);
+                pattern.agree(representatives[group], head, agreement);
             }
             let group = found.unwrap_or_else(|| {
-                representatives.push((pattern, if side == 0 { head } else { usize::MAX }));
+                representatives.push(pattern);
                 representatives.len() - 1
             });
+            if side == 0 {
+                placed.push(group);
+            }
             groups.extend(std::iter::repeat_n((group, Ratio::ONE), *each));
         }
         groups
@@ -279,12 +285,14 @@ pub(super) fn equations(
         let groups = group(source, expanded, strategy, &mut agreement);
         equations_of((groups, agreement), source, expanded, map, modulo_one, shared)
     };
-    let first = grouped(Strategy::ALL[0]);
+    let both = source.is_some() && expanded.is_some();
+    let strategies = Strategy::all(both);
+    let first = grouped(strategies[0]);
     if first.inside_holds() {
         return first;
     }
     // Perhaps channels that are nearly equal were told apart wrongly.
-    let others = Strategy::ALL[1..].iter().map(|strategy| grouped(*strategy));
+    let others = strategies[1..].iter().map(|strategy| grouped(*strategy));
     others.into_iter().find(Equations::inside_holds).unwrap_or(first)
 }
 

@@ -23,7 +23,7 @@ pub(super) enum Sameness {
 /// are in one group only if they are equal within their bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strategy {
-    /// Units of rounding within which two source channels are one.
+    /// Units of rounding within which two channels of one model are one.
     pub merge: f64,
     /// Whether, among several groups that a channel fits, the one at its place in a circular
     /// layout comes first, rather than the nearest.
@@ -31,13 +31,33 @@ pub(super) struct Strategy {
 }
 
 impl Strategy {
-    /// In the order in which they are tried.
-    pub const ALL: [Strategy; 4] = [
+    /// Between two models, in the order in which they are tried.
+    const PAIR: [Strategy; 4] = [
         Strategy { merge: 0.5, by_position: false },
         Strategy { merge: 0.5, by_position: true },
         Strategy { merge: UNITS, by_position: false },
         Strategy { merge: UNITS, by_position: true },
     ];
+
+    /// For what stands alone, in the order in which they are tried. Copies of one channel are
+    /// mostly within a unit of each other, and rarely two apart; but where there are few numbers
+    /// to a channel, as at width 1, other channels are near as well, and one that lies between two
+    /// limits is told from one copy and taken for the other. So the limit is lowered until all
+    /// copies are on one side of it.
+    const LONE: [Strategy; 4] = [
+        Strategy { merge: UNITS, by_position: false },
+        Strategy { merge: 4.0, by_position: false },
+        Strategy { merge: 2.0, by_position: false },
+        Strategy { merge: 1.0, by_position: false },
+    ];
+
+    /// The one that is tried first between two models.
+    pub const FIRST: Strategy = Strategy::PAIR[0];
+
+    /// All, for what is in both models or in one of them.
+    pub fn all(in_both: bool) -> &'static [Strategy] {
+        if in_both { &Strategy::PAIR } else { &Strategy::LONE }
+    }
 }
 
 /// Rows to be grouped.
@@ -115,16 +135,18 @@ fn direction(index: usize, projection: usize) -> f64 {
     ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
-/// The first item of a group.
-struct Representative {
+/// An item that others may be equal to.
+struct Known {
     signature: Signature,
     side: usize,
     item: usize,
+    group: usize,
 }
 
-/// Groups equal rows, over both models, the source's first. Where multiples are
-/// the same, each row has its factor, and zero rows are in no group. The expanded
-/// model's matches are added to `agreement`.
+/// Groups equal rows, over both models, the source's first. Where multiples are the same, each row
+/// has its factor, and zero rows are in no group. A group is of rows that are equal to its first
+/// row; an expanded row's group is that of the nearest row of the source, first or not, so that a
+/// copy goes where its original went. The expanded model's matches are added to `agreement`.
 pub(super) fn cluster(
     sides: &[Option<Items>; 2],
     same: Sameness,
@@ -132,11 +154,15 @@ pub(super) fn cluster(
     agreement: &mut Agreement,
 ) -> [Vec<Member>; 2] {
     let scalable = same != Sameness::Equal;
-    // Per key: representatives in the order of their first projection.
+    let lone = sides.iter().any(Option::is_none);
+    // Per key: rows in the order of their first projection.
     let mut order: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
-    let mut known: Vec<Representative> = Vec::new();
+    let mut known: Vec<Known> = Vec::new();
+    // The first row of each group, as a side and a row of it.
+    let mut firsts: Vec<(usize, usize)> = Vec::new();
     let mut widest = 0.0f64;
     let sources = sides[0].as_ref().map_or(0, |items| items.of.len());
+    let mut placed: Vec<Option<usize>> = vec![None; sources];
     [0, 1].map(|side| {
         let Some(items) = &sides[side] else { return Vec::new() };
         let signatures = Signature::of_rows(items.rows, same);
@@ -153,24 +179,29 @@ pub(super) fn cluster(
             let reach = 4.0 * UNITS * widest;
             let order = order.entry(*key).or_default();
             let from = order.partition_point(|(k, _)| *k < first - reach);
-            let near = order[from..].iter().take_while(|(k, _)| *k <= first + reach);
-            let mut candidates: Vec<(bool, usize, f64, usize)> = near
-                .filter_map(|(_, group)| {
-                    let other = &known[*group];
+            let within = order[from..].iter().take_while(|(k, _)| *k <= first + reach);
+            let mut near: Vec<(usize, f64, usize)> = within
+                .map(|(_, number)| &known[*number])
+                .filter(|other| other.side != side || firsts[other.group] == (side, other.item))
+                .filter_map(|other| {
                     let distance = signature.distance(&other.signature)?;
-                    let at_place = (side, other.side) == (1, 0)
-                        && Some(other.item) == item.checked_rem(sources);
-                    Some((!(at_place && strategy.by_position), other.side, distance, *group))
+                    Some((other.side, distance, other.group))
                 })
                 .collect();
-            candidates.sort_by(|a, b| {
-                (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
-            });
-            let units = if side == 0 { strategy.merge } else { UNITS };
-            let found = candidates.iter().find_map(|(.., group)| {
-                let other = &known[*group];
-                let others = sides[other.side].as_ref().expect("it has items");
-                let other = others.rows.row(others.of[other.item]);
+            near.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+            let at_place = match strategy.by_position && side == 1 {
+                true => item.checked_rem(sources).and_then(|place| placed[place]),
+                false => None,
+            };
+            let candidates = at_place.into_iter().chain(near.iter().map(|(.., group)| *group));
+            let representative = |group: usize| {
+                let (side, item) = firsts[group];
+                let others = sides[side].as_ref().expect("it has items");
+                others.rows.row(others.of[item])
+            };
+            let units = if side == 0 || lone { strategy.merge } else { UNITS };
+            let found = candidates.into_iter().find_map(|group| {
+                let other = representative(group);
                 let ratio = match same {
                     Sameness::Equal => {
                         row.equals(&other, Ratio::ONE, units).then_some(Ratio::ONE)?
@@ -180,22 +211,66 @@ pub(super) fn cluster(
                         row.ratio(&other, units).filter(|ratio| ratio.factor > 0.0)?
                     }
                 };
-                Some((*group, ratio))
+                Some((group, ratio))
             });
             if let (Some((group, ratio)), 1) = (found, side) {
-                let other = &known[group];
-                let others = sides[other.side].as_ref().expect("it has items");
-                let other = others.rows.row(others.of[other.item]);
+                let other = representative(group);
                 agreement.add(&row, &other, ratio, item, items.rows.cols());
             }
-            groups.push(Some(found.unwrap_or_else(|| {
-                let group = known.len();
+            let (group, ratio) = found.unwrap_or((firsts.len(), Ratio::ONE));
+            if found.is_none() {
+                firsts.push((side, item));
+            }
+            if side == 0 {
+                placed[item] = Some(group);
+            }
+            // Nothing is nearer to a row that is known already; nor do rows of the expanded model
+            // that are in a group attract others.
+            let known_already = near.first().is_some_and(|(_, distance, _)| *distance == 0.0);
+            if found.is_none() || (side == 0 && !known_already) {
                 let at = order.partition_point(|(k, _)| *k < first);
-                order.insert(at, (first, group));
-                known.push(Representative { signature, side, item });
-                (group, Ratio::ONE)
-            })));
+                order.insert(at, (first, known.len()));
+                known.push(Known { signature, side, item, group });
+            }
+            groups.push(Some((group, ratio)));
         }
         groups
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array2, array};
+
+    const UNIT: f64 = 1.0 / 256.0;
+
+    fn groups(sides: [Option<&Bounded>; 2], strategy: Strategy) -> [Vec<Option<usize>>; 2] {
+        let items = sides.map(|rows| rows.map(Items::of_rows));
+        let found = cluster(&items, Sameness::Equal, strategy, &mut Agreement::new(0.0));
+        found.map(|side| side.into_iter().map(|m| m.map(|(group, _)| group)).collect())
+    }
+
+    fn rows(values: Array2<f64>) -> Bounded {
+        Bounded::stored(values, UNIT, 0.0)
+    }
+
+    #[test]
+    fn of_two_copies_none_goes_to_a_stranger_that_only_one_is_near() {
+        // The second is 7.9 units from the first, its copy 8.3.
+        let rows = rows(array![[1.0], [1.0446], [1.0], [1.0470]]);
+        let by = |strategy: &Strategy| groups([None, Some(&rows)], *strategy)[1].clone();
+        let some = |groups: [usize; 4]| groups.map(Some).to_vec();
+        assert_eq!(by(&Strategy::LONE[0]), some([0, 0, 0, 1]));
+        assert_eq!(by(&Strategy::LONE[1]), some([0, 1, 0, 1]));
+    }
+
+    #[test]
+    fn a_copy_goes_where_its_original_went_though_another_group_is_nearer() {
+        // The second row is taken for the first; the third, which is not, is nearer to it.
+        let rows = rows(array![[1.0], [1.0027], [1.0040]]);
+        let [source, expanded] = groups([Some(&rows), Some(&rows)], Strategy::FIRST);
+        assert_eq!(source, [Some(0), Some(0), Some(1)]);
+        assert_eq!(expanded, source);
+    }
 }

@@ -289,8 +289,8 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
     proposals
 }
 
-/// The median size of a column of `t` relative to the column of `s` nearest to its direction; 1
-/// where no direction is the same.
+/// The median size of a column of `t` relative to the column of `s` that has its direction: the one
+/// at its place in a circular layout, or the nearest; 1 where no direction is the same.
 fn likely_scale(
     turned: &Array2<f64>,
     directions: &Array2<f64>,
@@ -300,9 +300,12 @@ fn likely_scale(
     let mut ratios = Vec::new();
     for channel in (0..turned.nrows()).step_by((turned.nrows() / SCALES).max(1)) {
         let cosines = turned.row(channel).dot(directions);
-        let best =
+        // One row leaves all directions the same: then the place says more than the angle.
+        let place = (!cosines.is_empty()).then(|| channel % cosines.len());
+        let nearest =
             (0..cosines.len()).max_by(|a, b| cosines[*a].abs().total_cmp(&cosines[*b].abs()));
-        if let Some(of) = best.filter(|of| cosines[*of].abs() >= least) {
+        let near = |of: &usize| cosines[*of].abs() >= least;
+        if let Some(of) = place.filter(near).or(nearest.filter(near)) {
             ratios.push(t_norm[channel] / s_norm[of]);
         }
     }

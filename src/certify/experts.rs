@@ -13,7 +13,7 @@
 use super::agreement::Agreement;
 use super::blame::{Accused, Verdict};
 use super::bounded::{Bounded, Stored};
-use super::channels::{Keys, Writes, equations};
+use super::channels::{Groups, Keys, Writes, equations};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, row_fault};
 use super::fields::active;
@@ -21,6 +21,7 @@ use super::floors::Floors;
 use super::map::{Entry, Map};
 use super::ops::mlp_writes;
 use super::reader::Reader;
+use super::spread::{Shares, Spread, Units, read_equally};
 use super::squares::{Ledger, Residual};
 use super::sublayer::{Network, told};
 use super::suspect::Case;
@@ -58,12 +59,14 @@ impl Network<'_> {
         }
         active(s, t, copies, mixtures.place, ledger);
         let Some(classes) = mixtures.router(copies, ledger)? else { return Ok(()) };
+        let mut held = Matches::new();
         for (sources, expanded) in classes {
             match mixtures.matches(&sources, &expanded)? {
                 Some(matches) => {
-                    for (of, members) in matches {
-                        mixtures.expert(of, &members, ledger)?;
+                    for (of, members) in &matches {
+                        mixtures.expert(*of, members, ledger)?;
                     }
+                    held.extend(matches);
                 }
                 None => {
                     let reason = format!(
@@ -73,6 +76,9 @@ impl Network<'_> {
                     ledger.unknown(mixtures.place, reason);
                 }
             }
+        }
+        if ledger.faults() == 0.0 {
+            ledger.notes.spreads.push(mixtures.spread(&held)?);
         }
         Ok(())
     }
@@ -87,7 +93,7 @@ impl Mixtures<'_> {
         let [few, many] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,
-            Strategy::ALL[0],
+            Strategy::FIRST,
             &mut agreement,
         );
         let mut classes = vec![(Vec::new(), Vec::new()); rows.0.rows() + rows.1.rows()];
@@ -188,7 +194,7 @@ impl Mixtures<'_> {
         let found = hold(&average(&copies, neurons));
         if found.hold() {
             found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
-            return Ok(());
+            return self.note(of, (members, &copies), found.groups, ledger);
         }
         // One copy that is wrong by itself, if there is one.
         for (member, writes) in members.iter().zip(&copies) {
@@ -196,8 +202,7 @@ impl Mixtures<'_> {
             if found.hold() {
                 continue;
             }
-            let op = |mlp: &Mlp| Op::Mlp(Box::new(mlp.clone()));
-            let ops = (op(&self.ops.0.experts[of]), op(&self.ops.1.experts[*member]));
+            let ops = (op_of(&self.ops.0.experts[of]), op_of(&self.ops.1.experts[*member]));
             let halves = (Some((self.readers.0, &ops.0)), Some((self.readers.1, &ops.1)));
             let case = Case { halves, map: self.map, modulo_one: self.modulo_one };
             let accused = Accused {
@@ -216,11 +221,92 @@ impl Mixtures<'_> {
     }
 }
 
+impl Mixtures<'_> {
+    /// Notes what became of the neurons of one expert in each of its copies; `groups` are those of
+    /// their [`average`].
+    fn note(
+        &self,
+        of: usize,
+        (members, copies): (&[usize], &[Writes]),
+        groups: Groups,
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        let Groups { source, expanded, count } = groups;
+        let neurons = source.len();
+        let mut first = 0;
+        for (member, writes) in members.iter().zip(copies) {
+            let ops = (op_of(&self.ops.0.experts[of]), op_of(&self.ops.1.experts[*member]));
+            let own = writes.fan_out.value.ncols();
+            let expanded = expanded[first..first + own].to_vec();
+            first += own + missing(own, neurons);
+            let groups = Groups { source: source.clone(), expanded, count };
+            let (ops, side) = ((&ops.0, &ops.1), self.readers.1.side);
+            let notes = &mut ledger.notes;
+            notes.spreads.extend(Spread::of(self.place, ops, side, writes, &groups)?);
+            notes.equal_reads.extend(read_equally(self.readers.1, ops.1)?);
+        }
+        Ok(())
+    }
+
+    /// What became of the experts themselves.
+    fn spread(&self, matches: &Matches) -> Result<Spread> {
+        let (few, many) = (self.ops.0.experts.len(), self.ops.1.experts.len());
+        let (mut equal, mut copied) = (0, 0);
+        for members in matches.iter().map(|(_, members)| members).filter(|m| m.len() > 1) {
+            copied += 1;
+            equal += usize::from(self.are_equal(members)?);
+        }
+        let in_order = |(of, members): &(usize, Vec<usize>)| members.iter().all(|m| m % few == *of);
+        Ok(Spread {
+            place: self.place.to_string(),
+            units: Units::Experts,
+            count: (few, many),
+            size: (1, 1),
+            copies: (many / few, many / few),
+            permuted: !matches.iter().all(in_order),
+            zero: 0,
+            cancelling: 0,
+            shares: match (equal, copied) {
+                (_, 0) => Shares::None,
+                (0, _) => Shares::Unequal,
+                (some, all) if some < all => Shares::Mixed,
+                _ => Shares::Symmetric,
+            },
+        })
+    }
+
+    /// Whether these expanded experts hold the same numbers: then training keeps them equal.
+    fn are_equal(&self, members: &[usize]) -> Result<bool> {
+        let experts = &self.ops.1.experts;
+        let read = |mlp: &Mlp| -> Result<Vec<Stored>> {
+            let linears = mlp.gate.iter().chain([&mlp.up, &mlp.down]);
+            linears.flat_map(Linear::lenses).map(|l| self.readers.1.side.stored(l)).collect()
+        };
+        let first = read(&experts[members[0]])?;
+        for other in &members[1..] {
+            let other = read(&experts[*other])?;
+            if first.iter().zip(&other).any(|(a, b)| a.value != b.value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn op_of(mlp: &Mlp) -> Op {
+    Op::Mlp(Box::new(mlp.clone()))
+}
+
+/// How many neurons `count` lacks to be a multiple of `period`.
+fn missing(count: usize, period: usize) -> usize {
+    count.next_multiple_of(period.max(1)) - count
+}
+
 /// Networks side by side, what they write divided by their number. Each is filled up with neurons
 /// that do nothing to a multiple of `period`, so that a copy stands at its place in every network.
 fn average(copies: &[Writes], period: usize) -> Writes {
     let share = 1.0 / copies.len() as f64;
-    let missing = |count: usize| count.next_multiple_of(period.max(1)) - count;
+    let missing = |count: usize| missing(count, period);
     let filled = |rows: &Bounded| {
         let nothing = Bounded::zeros(missing(rows.rows()), rows.cols());
         Bounded::stacked(&[rows.clone(), nothing])

@@ -13,9 +13,11 @@
 //! | neurons and heads in groups, fan-outs summed | `channels`, `cluster`, `pattern` |
 //! | norms of queries and keys | `head_norm` |
 //! | norms behind a branch | `branch_norm` |
+//! | norms of the stream itself, also in a row | `rows` |
 //! | mixtures of experts | `experts` |
 //! | sublayers that write nothing | `align`, `sublayer` |
 //! | `ε_T = η² ε_S`, windows, active experts | `fields` |
+//! | the base of rotary frequencies | `frequencies` |
 //! | heads | `outputs` |
 //!
 //! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
@@ -36,6 +38,7 @@ mod experts;
 mod explain;
 mod fields;
 mod floors;
+mod frequencies;
 mod head_norm;
 mod layer_scale;
 mod map;
@@ -43,6 +46,7 @@ mod ops;
 mod outputs;
 mod pattern;
 mod reader;
+mod rows;
 mod side;
 mod spread;
 mod squares;
@@ -57,7 +61,7 @@ pub use convolutional::certify_convnets;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::model::{Model, Norm, NormKind, Step, Sublayer};
+use crate::model::{Model, Norm, NormKind, Output, Step, Sublayer};
 use align::Pair;
 use map::Map;
 use rayon::prelude::*;
@@ -66,7 +70,6 @@ use squares::Ledger;
 use stack::Stack;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use stream::{Factor, written_map};
 use sublayer::{NO_NORM, Network, kind};
 
 /// Holds every equation against the weights of two models.
@@ -77,6 +80,19 @@ use sublayer::{NO_NORM, Network, kind};
 /// # Errors
 /// If a tensor cannot be read, or holds a number that is not finite.
 pub fn certify(
+    source: (&Checkpoint, &Model),
+    expanded: (&Checkpoint, &Model),
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Certificate> {
+    let mut certificate = held(source, expanded, progress)?;
+    if let Some(failure) = frequencies::base_fault(source, expanded, &certificate)? {
+        certificate.failures.insert(0, failure);
+    }
+    Ok(certificate)
+}
+
+/// [`certify`], but for what it takes a second look to name.
+fn held(
     source: (&Checkpoint, &Model),
     expanded: (&Checkpoint, &Model),
     progress: &(dyn Fn(u64, u64) + Sync),
@@ -169,7 +185,8 @@ fn reads_by_layer_norm_alone(model: &Model) -> bool {
         let picks = |step: &&Step| matches!(step, Step::Position(_) | Step::MeanFrom(_));
         steps.iter().find(|step| !picks(step)).is_some_and(is_norm)
     };
-    let outputs = behind_norm || model.outputs.iter().all(|output| first_step(&output.steps));
+    let mut paths = model.outputs.iter().flat_map(Output::paths);
+    let outputs = behind_norm || paths.all(first_step);
     outputs && norms(model).iter().all(|norm| norm.kind == NormKind::Layer)
 }
 
@@ -183,7 +200,7 @@ fn norms(model: &Model) -> Vec<&Norm> {
     let inner = sublayers.flat_map(|sublayer| {
         sublayer.branches.iter().filter_map(|b| b.norm.as_ref()).chain(&sublayer.post_norm)
     });
-    let steps = model.outputs.iter().flat_map(|output| &output.steps);
+    let steps = model.outputs.iter().flat_map(Output::paths).flatten();
     let last = steps.filter_map(|step| match step {
         Step::Norm(norm) => Some(norm),
         _ => None,
@@ -196,7 +213,7 @@ fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Re
     let (s, t) = (stack.layers.0.concat(), stack.layers.1.concat());
     let places = places(stack);
     if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
-        return post_norm_layers(network, map, (&s, &t), &places, ledger);
+        return rows::hold(network, map, (&s, &t), &places, ledger);
     }
     let views = (s.iter().collect::<Vec<_>>(), t.iter().collect::<Vec<_>>());
     let align = || {
@@ -294,63 +311,6 @@ fn hold_pairs(
         all.append(ledger?);
     }
     Ok(all)
-}
-
-/// Layers whose norms write the stream: every norm starts a new map, in order.
-fn post_norm_layers(
-    network: &Network,
-    first: Map,
-    (s, t): (&[Sublayer], &[Sublayer]),
-    places: &[String],
-    ledger: &mut Ledger,
-) -> Result<Map> {
-    if s.len() != t.len() {
-        let unmatched = places.get(s.len()).map_or("depth", String::as_str);
-        ledger.unknown(
-            unmatched,
-            format!(
-                "a norm behind every sublayer makes {} layers out of {} something else, up to ε: \
-                 no lossless depth expansion is known",
-                network.expanded.model.layers.len(),
-                network.source.model.layers.len()
-            ),
-        );
-        return Ok(first);
-    }
-    let sides = (network.source, network.expanded);
-    let mut maps = vec![first];
-    let mut norms = Vec::new();
-    for (i, (a, b)) in s.iter().zip(t).enumerate() {
-        let map = maps[i].clone();
-        let mut found = Ledger::new();
-        maps.push(match (&a.post_norm, &b.post_norm) {
-            (Some(a), Some(b)) => {
-                network.epsilon(&map, (a, b), &places[i], &mut found);
-                match written_map(sides, &map, (a, b), (&places[i], Factor::Fitted), &mut found)? {
-                    Some(written) => written,
-                    None => {
-                        found.unknown(&places[i], NO_NORM);
-                        map
-                    }
-                }
-            }
-            (None, None) => map,
-            _ => {
-                found.unknown(&places[i], "only one of the two has a norm behind it");
-                map
-            }
-        });
-        norms.push(found);
-    }
-    let ledgers: Vec<Result<Ledger>> = (0..s.len())
-        .into_par_iter()
-        .map(|i| network.pair(&maps[i], (&s[i], &t[i]), &places[i]))
-        .collect();
-    for (sublayer, norm) in ledgers.into_iter().zip(norms) {
-        ledger.append(sublayer?);
-        ledger.append(norm);
-    }
-    Ok(maps.pop().expect("at least the first"))
 }
 
 /// A tensor that no equation has read is a reason to be undecided.

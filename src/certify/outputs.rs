@@ -17,6 +17,7 @@ use rayon::prelude::*;
 const BLOCK: usize = 1024;
 
 const HEAD: &str = "the head must give the source's numbers";
+const OTHER_STEPS: &str = "the two models compute this output in different steps";
 const HIDDEN: &str = "the channels of a head's hidden layer must be copies of the source's";
 
 /// Where the walk from the stream to an output stands.
@@ -49,18 +50,40 @@ impl Network<'_> {
     pub fn output(&self, map: &Map, source: &Output, expanded: &Output) -> Result<Ledger> {
         let mut ledger = Ledger::new();
         let place = expanded.name;
-        if source.steps.len() != expanded.steps.len() || source.name != expanded.name {
-            ledger.unknown(place, "the two models compute this output in different steps");
+        if source.name != expanded.name || source.fixed != expanded.fixed {
+            ledger.unknown(place, OTHER_STEPS);
             return Ok(ledger);
         }
-        let (norms, map) = ((None, None), map.clone());
-        let mut walk = Walk { map, norms, factor: 1.0, same_numbers: false };
+        let (fixed, steps) = (source.fixed, (&source.steps[..], &expanded.steps[..]));
+        if let Some(walk) = self.walk(map, steps, (fixed, place), &mut ledger)? {
+            self.returned(walk, fixed, place, &mut ledger)?;
+        }
+        Ok(ledger)
+    }
+
+    /// Holds steps from the stream on; gives where they end, or nothing where they cannot be
+    /// followed, which is then booked.
+    fn walk<'n>(
+        &self,
+        map: &Map,
+        (source, expanded): (&'n [Step], &'n [Step]),
+        (fixed, place): (bool, &str),
+        ledger: &mut Ledger,
+    ) -> Result<Option<Walk<'n>>> {
+        if source.len() != expanded.len() {
+            ledger.unknown(place, OTHER_STEPS);
+            return Ok(None);
+        }
+        let norms = (None, None);
+        let mut walk = Walk { map: map.clone(), norms, factor: 1.0, same_numbers: false };
         let linear = |step: &Step| matches!(step, Step::Linear(_));
-        let head = source.steps.iter().rposition(linear).filter(|at| {
-            let pointwise = |step: &Step| matches!(step, Step::Activation(_) | Step::Softcap(_));
-            source.steps[at + 1..].iter().all(pointwise)
+        let head = source.iter().rposition(linear).filter(|at| {
+            let channel_by_channel = |step: &Step| {
+                matches!(step, Step::Activation(_) | Step::Softcap(_) | Step::MeanWith(_))
+            };
+            source[at + 1..].iter().all(channel_by_channel)
         });
-        for (at, steps) in source.steps.iter().zip(&expanded.steps).enumerate() {
+        for (at, steps) in source.iter().zip(expanded).enumerate() {
             let going = match steps {
                 (Step::Position(s), Step::Position(t)) if s == t => true,
                 // A mean over positions commutes with every map of the channels.
@@ -70,14 +93,14 @@ impl Network<'_> {
                     true
                 }
                 (Step::Norm(s), Step::Norm(t)) if walk.factor == 1.0 => {
-                    self.norm(&mut walk, (s, t), place, &mut ledger)?
+                    self.norm(&mut walk, (s, t), place, ledger)?
                 }
-                (Step::Linear(s), Step::Linear(t)) if Some(at) == head && source.fixed => {
+                (Step::Linear(s), Step::Linear(t)) if Some(at) == head && fixed => {
                     walk.same_numbers = true;
-                    self.head(&walk, (s, t), place, &mut ledger)?
+                    self.head(&walk, (s, t), place, ledger)?
                 }
                 (Step::Linear(s), Step::Linear(t)) if walk.factor == 1.0 => {
-                    self.hidden(&mut walk, (s, t), place, &mut ledger)?
+                    self.hidden(&mut walk, (s, t), place, ledger)?
                 }
                 (Step::Activation(s), Step::Activation(t)) if s == t && walk.selects() => true,
                 (Step::Softcap(s), Step::Softcap(t)) if s == t && walk.selects() => true,
@@ -86,17 +109,27 @@ impl Network<'_> {
                     ledger.unknown(place, reason);
                     false
                 }
+                // A mean of two results is the source's if each of them is.
+                (Step::MeanWith(s), Step::MeanWith(t)) if walk.same_numbers => {
+                    match self.walk(map, (s, t), (fixed, place), ledger)? {
+                        None => false,
+                        Some(other) if other.same_numbers => true,
+                        Some(_) => {
+                            ledger.unknown(place, "a part of this mean has no fixed channels");
+                            false
+                        }
+                    }
+                }
                 _ => {
-                    ledger.unknown(place, "the two models compute this output in different steps");
+                    ledger.unknown(place, OTHER_STEPS);
                     false
                 }
             };
             if !going {
-                return Ok(ledger);
+                return Ok(None);
             }
         }
-        self.returned(walk, source.fixed, place, &mut ledger)?;
-        Ok(ledger)
+        Ok(Some(walk))
     }
 
     fn norm<'n>(
@@ -218,7 +251,7 @@ impl Network<'_> {
         let [groups_s, groups_t] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,
-            Strategy::ALL[0],
+            Strategy::FIRST,
             &mut agreement,
         );
         let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);

@@ -18,6 +18,8 @@ pub(super) enum Units {
     Neurons,
     /// Query heads.
     Heads,
+    /// Experts of a mixture.
+    Experts,
 }
 
 /// How the fan-outs of copies share the source's.

@@ -7,7 +7,7 @@
 use super::bounded::Bounded;
 use super::certificate::Reach;
 use super::discover::Part;
-use super::explain;
+use super::explain::{self, constant_ratio};
 use super::map::{Entry, Map};
 use super::side::Side;
 use super::squares::{Ledger, Place, Residual, failure};
@@ -72,7 +72,16 @@ impl Stream<'_> {
             let (row, channel) = residual.worst;
             let (r, c) = if part.turned { (channel, row) } else { (row, channel) };
             let place = Place { name: "embedding", tensors: (part.expanded, part.source) };
-            let cause = if part.kept { None } else { self.cause(&residual, channel) };
+            let in_code = part.scale.1 / part.scale.0;
+            let known = [
+                (in_code, "the factor in code, which changes with the width, is not made up for"),
+                (1.0 / in_code, "the factor in code is made up for the wrong way round"),
+            ];
+            let known = if in_code == 1.0 { &[][..] } else { &known };
+            let cause = match part.kept {
+                true => None,
+                false => constant_ratio(&residual, known).or(self.cause(&residual, channel)),
+            };
             let rule = match part.kept {
                 true => "a table in front of a projection must be the source's",
                 false => "every row of the embeddings maps to the expanded stream",
@@ -285,6 +294,21 @@ impl Factor {
     pub const SAME: Factor = Factor::Known { scale: 1.0, error: 0.0 };
 }
 
+/// What is asked of the map that a norm writes.
+#[derive(Clone, Copy)]
+pub(super) struct Written {
+    /// Its factor.
+    pub factor: Factor,
+    /// How much larger the expanded model's γ is in effect, for what norms in front of it did.
+    pub gain: f64,
+}
+
+impl From<Factor> for Written {
+    fn from(factor: Factor) -> Self {
+        Written { factor, gain: 1.0 }
+    }
+}
+
 /// The map that a norm writes to the stream, or returns: coordinate by coordinate
 /// `diag(γ_T) P E / η = E' diag(γ_S) P` and `β_T = E' β_S`, with one factor for all of E'.
 ///
@@ -294,9 +318,10 @@ pub(super) fn written_map(
     (source, expanded): (&Side, &Side),
     map: &Map,
     norms: (&Norm, &Norm),
-    (place, wanted): (&str, Factor),
+    (place, wanted): (&str, impl Into<Written>),
     ledger: &mut Ledger,
 ) -> Result<Option<Map>> {
+    let Written { factor: wanted, gain } = wanted.into();
     if norms.0.kind != norms.1.kind {
         return Ok(None);
     }
@@ -312,7 +337,8 @@ pub(super) fn written_map(
     };
     let weight_map =
         Map { source: map.source, entries: with(|_| 1.0), scale: 1.0, scale_error: 0.0 };
-    let mut lhs = expanded.gamma(norms.1, map.expanded())?.times(map.scale / eta_squared.sqrt());
+    let growth = gain * map.scale / eta_squared.sqrt();
+    let mut lhs = expanded.gamma(norms.1, map.expanded())?.times(growth);
     for (i, entry) in weight_map.entries.iter().enumerate() {
         if *entry == Entry::Zero {
             (lhs.value[[i, 0]], lhs.variance[[i, 0]]) = (0.0, 0.0);

@@ -50,6 +50,7 @@ impl Notes {
         let mut maps = vec![MapInWords { space: "hidden".into(), words: hidden }];
         maps.extend(self.units(Units::Neurons));
         maps.extend(self.units(Units::Heads));
+        maps.extend(self.units(Units::Experts));
         let depths = (source.len(), expanded.len());
         let sizes: Vec<usize> = expanded.iter().map(Vec::len).collect();
         maps.extend(self.depth(depths, &sizes));
@@ -62,7 +63,11 @@ impl Notes {
         for spread in self.spreads.iter().filter(|spread| spread.units == units) {
             forms.entry(Form::of(spread)).or_default().push(spread);
         }
-        let name = if units == Units::Neurons { "neurons" } else { "heads" };
+        let name = match units {
+            Units::Neurons => "neurons",
+            Units::Heads => "heads",
+            Units::Experts => "experts",
+        };
         let several = forms.len() > 1;
         let mut lines: Vec<(usize, MapInWords)> = Vec::new();
         for (form, spreads) in forms {
@@ -160,16 +165,23 @@ impl Form {
         if self.permuted {
             parts.push("permuted".to_string());
         }
-        let units =
-            if spreads.iter().all(|s| s.units == Units::Heads) { "outputs" } else { "fan-outs" };
-        match self.shares {
-            Shares::None => {}
-            Shares::Symmetric => parts.push(format!(
+        let of = spreads.first().map_or(Units::Neurons, |s| s.units);
+        let units = if of == Units::Neurons { "fan-outs" } else { "outputs" };
+        match (self.shares, of) {
+            (Shares::None, _) => {}
+            (Shares::Symmetric, Units::Experts) => {
+                parts.push("copies the same, and they stay so in training".to_string());
+            }
+            (Shares::Symmetric, _) => parts.push(format!(
                 "{units} split in equal shares (as Net2Net): copies stay copies in training"
             )),
-            Shares::Equal => parts.push(format!("{units} split in equal shares")),
-            Shares::Mixed => parts.push(format!("{units} split unequally, some equally")),
-            Shares::Unequal => parts.push(format!("{units} split unequally")),
+            (Shares::Equal, _) => parts.push(format!("{units} split in equal shares")),
+            (Shares::Mixed, Units::Experts) => parts.push("some copies the same".to_string()),
+            (Shares::Mixed, _) => parts.push(format!("{units} split unequally, some equally")),
+            (Shares::Unequal, Units::Experts) => {
+                parts.push("copies that differ, and are the source's on average".to_string());
+            }
+            (Shares::Unequal, _) => parts.push(format!("{units} split unequally")),
         }
         if self.zero {
             let new = from_to(range(|s| (s.zero, s.zero)));

@@ -10,11 +10,12 @@ use super::sample::Described;
 use crate::certify::{Certificate, Reach};
 use crate::error::Result;
 use crate::forward::{Input, smallest_variances};
+use serde::Serialize;
 
 /// What one wrong ε can change.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EpsLimit {
-    /// The configuration field of the expanded model.
+    /// The configuration field of the expanded model, or which norms in a row act as one.
     pub field: String,
     /// The ε that would be right, in squared units of the expanded stream.
     pub right: f64,
@@ -50,7 +51,10 @@ pub(super) fn limits(certificate: &Certificate, expanded: Described) -> Result<V
     Ok(failures
         .map(|failure| {
             let (right, got) = (failure.expected, failure.got);
-            let variance = met.iter().find(|(eps, _)| *eps == got).map_or(0.0, |(_, v)| *v);
+            // Of norms in a row, which have no ε of their own, any may be the one.
+            let own = met.iter().find(|(eps, _)| *eps == got);
+            let least = || met.iter().map(|(_, variance)| *variance).reduce(f64::min);
+            let variance = own.map(|(_, v)| *v).or_else(least).unwrap_or(0.0);
             EpsLimit {
                 field: failure.tensor.clone(),
                 right,

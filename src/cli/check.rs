@@ -40,7 +40,7 @@ pub(super) struct CheckArguments {
 
 /// What may pass though it is not lossless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Allowed {
+pub(super) enum Allowed {
     /// Only the ε of norms is wrong: the report says by how much that can matter
     EpsLimited,
 }

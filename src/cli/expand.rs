@@ -1,14 +1,19 @@
 //! `lemon-check expand SOURCE OUT`
 
+mod resnet;
+
+use super::check::Allowed;
 use super::output::to_stdout;
 use super::protect::refuse_out;
+use crate::check::check;
 use crate::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
-use crate::error::{Error, Result, printable};
+use crate::error::{Result, printable};
 use crate::expand::{Free, Options, Target, expand};
 use crate::model::convolutional::is_convolutional;
 use crate::model::{self, Sizes};
-use crate::report::shell_path;
+use crate::report::{eps_words, shell_path};
 use clap::{Args, ValueEnum};
+use resnet::ResnetArguments;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -40,6 +45,8 @@ pub(super) struct ExpandArguments {
     /// Experts per layer; as many times more of them are active [default: the source's]
     #[arg(long, value_name = "N")]
     num_local_experts: Option<usize>,
+    #[command(flatten)]
+    resnet: ResnetArguments,
     /// Seed of the free numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -49,6 +56,9 @@ pub(super) struct ExpandArguments {
     /// Number format of the weights [default: the source's]
     #[arg(long, value_enum)]
     dtype: Option<DtypeName>,
+    /// Also insert layers into a Post-LN model, which is equal but for the ε of norms
+    #[arg(long, value_enum)]
+    allow: Option<Allowed>,
     /// The source's configuration, if it is not found beside the weights
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -80,22 +90,16 @@ enum DtypeName {
 pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
     refuse_out(&arguments.out, &arguments.source)?;
     let source = Checkpoint::open(&arguments.source, arguments.config.as_deref())?;
-    if is_convolutional(source.config()) {
-        return Err(Error::unsupported("a resnet is not expanded from the command line yet")
-            .at(source.path())
-            .help("the library does it: lemon_check::expand::expand_convnet"));
-    }
-    let small = model::describe(&source)?;
+    let target = Target {
+        hidden: arguments.hidden_size,
+        heads: arguments.num_attention_heads,
+        kv_heads: arguments.num_key_value_heads,
+        head_dim: arguments.head_dim,
+        intermediate: arguments.intermediate_size,
+        layers: arguments.num_hidden_layers,
+        experts: arguments.num_local_experts,
+    };
     let options = Options {
-        target: Target {
-            hidden: arguments.hidden_size,
-            heads: arguments.num_attention_heads,
-            kv_heads: arguments.num_key_value_heads,
-            head_dim: arguments.head_dim,
-            intermediate: arguments.intermediate_size,
-            layers: arguments.num_hidden_layers,
-            experts: arguments.num_local_experts,
-        },
         free: match arguments.free {
             FreeName::Projection => Free::Projection,
             FreeName::Equal => Free::Equal,
@@ -108,23 +112,65 @@ pub(super) fn run(arguments: ExpandArguments) -> Result<u8> {
             DtypeName::F16 => Dtype::F16,
             DtypeName::Bf16 => Dtype::Bf16,
         }),
+        allow_eps_limited: arguments.allow == Some(Allowed::EpsLimited),
         ..Options::default()
     };
-    let expanded = expand(&source, &small, &options)?;
-    let large = model::describe(&expanded)?;
+    let done = match is_convolutional(source.config()) {
+        true => arguments.resnet.expand(&source, &target, &options)?,
+        false => {
+            arguments.resnet.refuse()?;
+            transformer(&source, Options { target, ..options })?
+        }
+    };
+    let Done { checkpoint: expanded, mut changes, limits } = done;
     save(&arguments.out, expanded.config(), expanded.tensors(), SHARD_LIMIT)?;
-    let mut changes = changes(&small.sizes, &large.sizes);
     changes.extend(format_change(&source, &expanded));
     let changes = if changes.is_empty() { "nothing changed".into() } else { changes.join(", ") };
     let out = arguments.out.display().to_string();
     to_stdout(&format!("wrote {}: {changes}\n", printable(&out)))?;
+    for line in &limits {
+        to_stdout(&format!("  {line}\n"))?;
+    }
     let mut command =
         format!("lemon-check {} {}", shell_path(&arguments.source), shell_path(&arguments.out));
+    if !limits.is_empty() {
+        command += " --allow eps-limited";
+    }
     if let Some(config) = &arguments.config {
         command += &format!(" --source-config {}", shell_path(config));
     }
     to_stdout(&format!("  check it with: {command}\n"))?;
     Ok(0)
+}
+
+/// An expansion.
+struct Done {
+    checkpoint: Checkpoint,
+    /// Which sizes changed, in words.
+    changes: Vec<String>,
+    /// In which way it is not lossless, in lines of words; none where it is.
+    limits: Vec<String>,
+}
+
+fn transformer(source: &Checkpoint, options: Options) -> Result<Done> {
+    let small = model::describe(source)?;
+    let checkpoint = expand(source, &small, &options)?;
+    let large = model::describe(&checkpoint)?;
+    let limits = match options.allow_eps_limited {
+        true => limits(source, &checkpoint)?,
+        false => Vec::new(),
+    };
+    Ok(Done { changes: changes(&small.sizes, &large.sizes), checkpoint, limits })
+}
+
+/// How far an expansion may be from its source, as a check finds it.
+fn limits(source: &Checkpoint, expanded: &Checkpoint) -> Result<Vec<String>> {
+    let limits = check(source, expanded, &|_, _| ())?.eps_limits;
+    let Some(first) = limits.first() else { return Ok(Vec::new()) };
+    let worst = limits.iter().fold(first, |a, b| if b.change > a.change { b } else { a });
+    let mut lines = vec!["not lossless but eps-limited: new layers normalise again".to_string()];
+    lines.extend(eps_words(worst));
+    Ok(lines)
 }
 
 /// What changed, in words: `hidden 384 → 768, heads 12 → 24`.

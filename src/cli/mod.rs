@@ -21,6 +21,7 @@ use crate::error::{Class, Error};
 use crate::report::ErrorReport;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use output::Sink;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Does EXPANDED compute exactly what SOURCE computes, for every input?
@@ -54,13 +55,24 @@ enum Format {
     Json,
 }
 
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+
 /// Exit code of a bug.
 const INTERNAL: u8 = 70;
 
-/// Runs the command line tool on the program's arguments.
+/// Runs the command line tool on the program's arguments. A panic ends the program, as a bug.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_bug));
-    let arguments = Arguments::parse();
+    ExitCode::from(run(std::env::args_os()))
+}
+
+/// Runs one command line, program name included; returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     match (arguments.command, arguments.check) {
         (Some(Command::Expand(arguments)), _) => {
             finish(expand::run(arguments), Format::Text, &Sink::Stdout)
@@ -76,19 +88,23 @@ pub fn main() -> ExitCode {
             }
         }
         (None, None) => {
-            let error = Arguments::command().error(
-                clap::error::ErrorKind::MissingRequiredArgument,
-                "SOURCE and EXPANDED are missing",
-            );
-            error.exit()
+            let kind = clap::error::ErrorKind::MissingRequiredArgument;
+            refuse(&Arguments::command().error(kind, "SOURCE and EXPANDED are missing"))
         }
     }
 }
 
+/// Says what is wrong with the arguments, or gives the help that they ask for.
+fn refuse(error: &clap::Error) -> u8 {
+    // Nobody is left to tell where this cannot be written.
+    let _ = error.print();
+    u8::try_from(error.exit_code()).unwrap_or(USAGE)
+}
+
 /// Says what went wrong, if anything, and turns it into an exit code.
-fn finish(result: Result<u8, Error>, format: Format, sink: &Sink) -> ExitCode {
+fn finish(result: Result<u8, Error>, format: Format, sink: &Sink) -> u8 {
     let error = match result {
-        Ok(code) => return ExitCode::from(code),
+        Ok(code) => return code,
         Err(error) => error,
     };
     output::complain(&format!("error: {error}"));
@@ -97,11 +113,11 @@ fn finish(result: Result<u8, Error>, format: Format, sink: &Sink) -> ExitCode {
     {
         output::complain(&format!("error: {second}"));
     }
-    ExitCode::from(match error.class() {
-        Class::Usage => 2,
+    match error.class() {
+        Class::Usage => USAGE,
         Class::Unsupported | Class::Refused => 3,
         Class::BadInput => 4,
-    })
+    }
 }
 
 /// A panic is a bug of ours: says so and ends the program, whatever thread it happens in.

@@ -3,7 +3,7 @@
 //! A new layer copies a neighbour, but its branches end in matrices that are zero (type 1) or whose
 //! fan-outs of copies cancel (type 2), with zero biases: the stream passes unchanged (LEMON,
 //! section 4.4). That needs branches beside the stream; a norm *of* the stream (Post-LN) is no
-//! identity, so there depth is refused.
+//! identity, so there depth is refused, unless it may be eps-limited (see [`super::post_norm`]).
 
 use super::NewLayers;
 use super::linear::Duty;

@@ -72,13 +72,10 @@ pub(super) fn expand(
 
 #[cfg(test)]
 mod tests {
+    use super::super::rules::samples::{dense, pairs};
     use super::*;
 
     const FREE: [Free; 3] = [Free::Projection, Free::Equal, Free::Zero];
-
-    fn dense(map: &Map) -> Array2<f64> {
-        map.expand_rows(&Array2::eye(map.sources()))
-    }
 
     fn weight(rows: usize, columns: usize) -> Array2<f64> {
         let numbers = Random::new(1, "source", 0).vector(rows * columns, 1.0);
@@ -88,17 +85,6 @@ mod tests {
     fn make(rows: &Map, columns: &Map, duty: Duty, free: Free) -> Array2<f64> {
         let weight = weight(rows.sources(), columns.sources());
         expand(&weight, (rows, columns), duty, free, &mut Random::new(0, "w", 0)).unwrap()
-    }
-
-    fn pairs() -> Vec<(Map, Map)> {
-        let outs = [Map::average(4, 11).scaled(0.8), Map::zero(4, 9), Map::circular(4, 6)];
-        let ins = [
-            Map::zero(3, 8).scaled(0.5),
-            Map::circular(3, 7),
-            Map::identity(3),
-            Map::average(3, 8).scaled(2.0),
-        ];
-        outs.iter().flat_map(|o| ins.iter().map(move |i| (o.clone(), i.clone()))).collect()
     }
 
     #[test]

@@ -7,9 +7,9 @@
 //!
 //! Every activation space of the expanded model is the image of the source's under a map E. Where
 //! the output is fixed (logits), E is the identity there. Where it is hidden channels, the first
-//! `d_source` channels of the expanded output are the source's channels. They are unscaled, but in
-//! two cases 1/η times the source's, with η = sqrt(k·D_S/D_T) and k = ⌊D_T/D_S⌋: if a norm without
-//! a weight writes them (OLMo), and if the stream itself is returned and ε cannot be changed.
+//! `d_source` channels of the expanded output are the source's channels, unscaled. Where nothing
+//! can make them that, as behind a norm without a weight (OLMo's), or where the stream itself is
+//! returned and ε cannot change, the width can only be a multiple.
 
 mod attention;
 mod branch;
@@ -23,6 +23,7 @@ mod mlp;
 mod norm;
 mod outputs;
 mod plan;
+mod post_norm;
 mod random;
 pub mod rules;
 mod same;
@@ -100,9 +101,13 @@ pub struct Options {
     pub insert_after: Option<Vec<usize>>,
     /// Number format of all weights; `None` keeps each tensor's.
     pub dtype: Option<Dtype>,
+    /// Insert layers into a Post-LN model too. That is **not lossless** but eps-limited: the norms
+    /// of a new layer normalise once more, so that the norm in front of it in effect loses its ε.
+    pub allow_eps_limited: bool,
 }
 
-/// Expands `source`, which `model` describes, in memory.
+/// Expands `source`, which `model` describes, in memory; losslessly, unless layers of a Post-LN
+/// model are asked for and [`Options::allow_eps_limited`] is set.
 ///
 /// The result holds no buffers (masks, position ids), which every loader makes anew.
 ///
@@ -122,7 +127,7 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     let dtype = |name: &str| options.dtype.or_else(|| stored(name));
     let catalog = Catalog::new(|name| source.has(name), dtype, source.tensors().keys());
     let context = sizes::Context { family, config: source.config(), catalog: &catalog };
-    let wanted = sizes::resolve(&context, model, &options.target)?;
+    let wanted = sizes::resolve(&context, model, options)?;
     let stream = stream::Stream::of(model, wanted.hidden);
     let places = options.insert_after.as_deref();
     let slots = plan::Slots {

@@ -5,7 +5,7 @@
 //! it.
 
 use super::plan::{Job, Rule};
-use super::rules::{Map, norm};
+use super::rules::{Map, NormRule, norm};
 use super::vectors::Residue;
 use crate::error::{Error, Result};
 use crate::model::{Norm, NormKind};
@@ -23,13 +23,33 @@ pub(super) fn jobs(
     read: &Map,
     scale: f64,
 ) -> Result<(Vec<Job>, Arc<Map>)> {
-    let rule = norm(source.kind, read, scale, source.weight.is_some())
-        .map_err(|error| named(error, expanded))?;
-    check_eps(source, expanded, rule.eps_factor)?;
+    amplified_jobs(source, expanded, read, scale, 1.0)
+}
+
+/// As [`jobs`], with γ `gain` times as large, for what is normalised already and by so much too
+/// small.
+///
+/// # Errors
+/// As [`jobs`], and if γ is no parameter.
+pub(super) fn amplified_jobs(
+    source: &Norm,
+    expanded: &Norm,
+    read: &Map,
+    scale: f64,
+    gain: f64,
+) -> Result<(Vec<Job>, Arc<Map>)> {
+    let rule = rule_of(source, expanded, read, scale)?;
     let mut jobs = Vec::new();
-    if let (Some(from), Some(to)) = (&source.weight, &expanded.weight) {
-        let (map, residue) = (Arc::new(rule.weight), Residue::Any(1.0));
-        jobs.push(Job::new(from, to, Rule::Vector { map, residue, offset: source.offset }));
+    match (&source.weight, &expanded.weight) {
+        (Some(from), Some(to)) => {
+            let (map, residue) = (Arc::new(rule.weight.scaled(gain)), Residue::Any(1.0));
+            jobs.push(Job::new(from, to, Rule::Vector { map, residue, offset: source.offset }));
+        }
+        _ if gain == 1.0 => {}
+        _ => {
+            let problem = "a norm without γ cannot make up for the norms in front of it";
+            return Err(Error::refused(problem).help("keep the number of layers"));
+        }
     }
     if let (Some(from), Some(to)) = (&source.bias, &expanded.bias) {
         let map = Arc::new(rule.bias);
@@ -38,11 +58,38 @@ pub(super) fn jobs(
     Ok((jobs, Arc::new(rule.written)))
 }
 
+/// As [`jobs`], for a norm with γ = 1 and β = 0 in place of the source's.
+///
+/// # Errors
+/// As [`jobs`].
+pub(super) fn plain_jobs(
+    source: &Norm,
+    expanded: &Norm,
+    read: &Map,
+    scale: f64,
+) -> Result<(Vec<Job>, Arc<Map>)> {
+    let rule = rule_of(source, expanded, read, scale)?;
+    let gamma = rule.weight.scale() - source.offset;
+    Ok((constant_jobs(source, expanded, gamma), Arc::new(rule.written)))
+}
+
+fn rule_of(source: &Norm, expanded: &Norm, read: &Map, scale: f64) -> Result<NormRule> {
+    let rule = norm(source.kind, read, scale, source.weight.is_some())
+        .map_err(|error| named(error, expanded))?;
+    check_eps(source, expanded, rule.eps_factor)?;
+    Ok(rule)
+}
+
 /// Makes γ and β zero, as far as they are parameters: the norm writes zero, whatever it reads, if
 /// γ is one.
 pub(super) fn silent_jobs(source: &Norm, expanded: &Norm) -> Vec<Job> {
+    constant_jobs(source, expanded, 0.0 - source.offset)
+}
+
+/// Stores `gamma` on all channels, and β = 0.
+fn constant_jobs(source: &Norm, expanded: &Norm, gamma: f64) -> Vec<Job> {
     let weights = source.weight.iter().zip(&expanded.weight);
-    let weights = weights.map(|(from, to)| Job::new(from, to, Rule::Constant(0.0 - source.offset)));
+    let weights = weights.map(|(from, to)| Job::new(from, to, Rule::Constant(gamma)));
     let biases = source.bias.iter().zip(&expanded.bias);
     weights.chain(biases.map(|(from, to)| Job::new(from, to, Rule::Constant(0.0)))).collect()
 }

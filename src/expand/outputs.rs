@@ -25,9 +25,24 @@ pub(super) fn jobs(
     stream: &Stream,
 ) -> Result<Vec<Job>> {
     let embeddings = (&source.embedding, &expanded.embedding);
+    let (jobs, read) = path_jobs(embeddings, from.name, (&from.steps, &to.steps), stream)?;
+    if from.fixed && *read != Map::identity(read.sources()) {
+        let problem = format!("the output `{}` would change its size", from.name);
+        return Err(Error::unsupported(problem));
+    }
+    Ok(jobs)
+}
+
+/// Expands steps from the stream on; also gives the map of what they end with.
+fn path_jobs(
+    embeddings: (&Embedding, &Embedding),
+    name: &str,
+    (from, to): (&[Step], &[Step]),
+    stream: &Stream,
+) -> Result<(Vec<Job>, Arc<Map>)> {
     let mut jobs = Vec::new();
     let mut read = stream.map.clone();
-    for (index, steps) in from.steps.iter().zip(&to.steps).enumerate() {
+    for (index, steps) in from.iter().zip(to).enumerate() {
         match steps {
             (Step::Position(_), Step::Position(_)) | (Step::MeanFrom(_), Step::MeanFrom(_)) => {}
             (Step::Activation(_), Step::Activation(_)) | (Step::Softcap(_), Step::Softcap(_))
@@ -36,7 +51,7 @@ pub(super) fn jobs(
                 read = Arc::new(Map::clone(&read).scaled(to / from));
             }
             (Step::Norm(from_norm), Step::Norm(to_norm)) => {
-                let behind = (&from.steps[index + 1..], &to.steps[index + 1..]);
+                let behind = (&from[index + 1..], &to[index + 1..]);
                 let head = tied_behind(embeddings, behind.0);
                 let divisor = head.map_or(1.0, |tables| {
                     let written = Map::zero(read.sources(), read.len()).scaled(factor(behind));
@@ -58,17 +73,21 @@ pub(super) fn jobs(
                 jobs.extend(layer);
                 read = write;
             }
+            (Step::MeanWith(one), Step::MeanWith(two)) => {
+                let (made, other) = path_jobs(embeddings, name, (one, two), stream)?;
+                if other != read {
+                    let problem = format!("the output `{name}` is a mean of two maps");
+                    return Err(Error::unsupported(problem));
+                }
+                jobs.extend(made);
+            }
             _ => {
-                let problem = format!("no rule expands step {index} of the output `{}`", from.name);
+                let problem = format!("no rule expands step {index} of the output `{name}`");
                 return Err(Error::unsupported(problem));
             }
         }
     }
-    if from.fixed && *read != Map::identity(read.sources()) {
-        let problem = format!("the output `{}` would change its size", from.name);
-        return Err(Error::unsupported(problem));
-    }
-    Ok(jobs)
+    Ok((jobs, read))
 }
 
 /// The table that a head is, in both models.

@@ -5,7 +5,7 @@ use super::linear::Duty;
 use super::rules::Map;
 use super::stream::Stream;
 use super::vectors::Residue;
-use super::{Options, branch, embedding, norm, outputs};
+use super::{Options, branch, embedding, norm, outputs, post_norm};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::{Lens, Linear, Model, Sublayer};
@@ -104,9 +104,12 @@ pub(super) fn jobs(
         for (slot, layer) in slots.iter().zip(to) {
             let duty = slot.duty(options.new_layers);
             for pair in from[slot.source].iter().zip(layer) {
-                jobs.extend(sublayer_jobs(pair, stream, duty, options, checkpoint)?);
+                for branches in pair.0.branches.iter().zip(&pair.1.branches) {
+                    jobs.extend(branch::jobs(branches, stream, duty, options, checkpoint)?);
+                }
             }
         }
+        jobs.extend(post_norm::jobs((from, to), slots, stream)?);
         Ok::<_, Error>(jobs)
     };
     let mut jobs = Vec::new();
@@ -130,25 +133,4 @@ pub(super) fn jobs(
 /// The map of what an encoder returns, the norm behind whose last layer is like all others.
 pub(super) fn encoded(stream: &Stream) -> Map {
     Map::zero(stream.map.sources(), stream.map.len())
-}
-
-fn sublayer_jobs(
-    (from, to): (&Sublayer, &Sublayer),
-    stream: &Stream,
-    duty: Duty,
-    options: &Options,
-    checkpoint: &Checkpoint,
-) -> Result<Vec<Job>> {
-    let mut jobs = Vec::new();
-    for branches in from.branches.iter().zip(&to.branches) {
-        jobs.extend(branch::jobs(branches, stream, duty, options, checkpoint)?);
-    }
-    if let (Some(from), Some(to)) = (&from.post_norm, &to.post_norm) {
-        let (made, written) = norm::jobs(from, to, &stream.map, stream.map.scale())?;
-        if written != stream.map {
-            return Err(Error::unsupported("a norm of the stream cannot write it again"));
-        }
-        jobs.extend(made);
-    }
-    Ok(jobs)
 }

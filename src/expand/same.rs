@@ -119,6 +119,10 @@ fn check_mlp(place: &str, one: &Mlp, two: &Mlp) -> Result<()> {
 }
 
 fn same_output(one: &Output, two: &Output) -> bool {
+    one.name == two.name && one.fixed == two.fixed && same_steps(&one.steps, &two.steps)
+}
+
+fn same_steps(one: &[Step], two: &[Step]) -> bool {
     let same = |(one, two): (&Step, &Step)| match (one, two) {
         (Step::Position(one), Step::Position(two)) => one == two,
         (Step::MeanFrom(one), Step::MeanFrom(two)) => one == two,
@@ -128,10 +132,8 @@ fn same_output(one: &Output, two: &Output) -> bool {
         (Step::Scale(_), Step::Scale(_)) => true,
         (Step::Norm(one), Step::Norm(two)) => (one.kind, one.offset) == (two.kind, two.offset),
         (Step::Linear(one), Step::Linear(two)) => one.bias.is_some() == two.bias.is_some(),
+        (Step::MeanWith(one), Step::MeanWith(two)) => same_steps(one, two),
         _ => false,
     };
-    one.name == two.name
-        && one.fixed == two.fixed
-        && one.steps.len() == two.steps.len()
-        && one.steps.iter().zip(&two.steps).all(same)
+    one.len() == two.len() && one.iter().zip(two).all(same)
 }

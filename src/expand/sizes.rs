@@ -1,9 +1,9 @@
 //! The sizes of the expanded model: what follows from what was asked for, and which sizes can be
 //! lossless.
 
-use super::Target;
 use super::rules::{copy_heads, rotary_channels};
 use super::stream::{is_post_norm, only_multiples};
+use super::{Options, Target};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::model::{Attention, Catalog, ExpertCount, Family, Model, Op, Sizes};
@@ -29,7 +29,7 @@ struct Limits<'a> {
     only_multiples: Option<&'static str>,
     /// Widths of tables with a projection to the stream.
     projected: Vec<usize>,
-    /// Norms of the stream itself: layers stay.
+    /// Norms of the stream itself, unless what is only eps-limited is allowed: layers stay.
     post_norm: bool,
     /// Norms of queries and keys: head_dim stays.
     head_norms: bool,
@@ -84,11 +84,12 @@ fn first_attention(model: &Model) -> Option<&Attention> {
     })
 }
 
-/// The sizes that `target` asks for, with the source's ε.
+/// The sizes that `options` ask for, with the source's ε.
 ///
 /// # Errors
 /// Refuses sizes that cannot be lossless and names the nearest that can.
-pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Result<Sizes> {
+pub(super) fn resolve(context: &Context, model: &Model, options: &Options) -> Result<Sizes> {
+    let target = &options.target;
     let (source, attention) = (&model.sizes, first_attention(model));
     let limits = Limits {
         family: context.family,
@@ -100,7 +101,7 @@ pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Resu
             .iter()
             .filter_map(|table| table.projection.as_ref().map(|_| table.lens.cols()))
             .collect(),
-        post_norm: is_post_norm(model),
+        post_norm: is_post_norm(model) && !options.allow_eps_limited,
         head_norms: attention.is_some_and(|a| a.head_norms.is_some()),
         rotary: Frequencies {
             context: *context,
@@ -113,8 +114,11 @@ pub(super) fn resolve(context: &Context, model: &Model, target: &Target) -> Resu
     match limits.problem(&sizes, target) {
         None => Ok(sizes),
         Some((field, problem)) => {
-            let error = Error::refused(problem).field(field);
-            Err(error.help(limits.advice(target)))
+            let mut help = limits.advice(target);
+            if limits.post_norm && field == context.family.fields.layers {
+                help += EPS_LIMITED;
+            }
+            Err(Error::refused(problem).field(field).help(help))
         }
     }
 }
@@ -152,7 +156,21 @@ impl Limits<'_> {
         self.out_of_range(sizes, target)
             .or_else(|| self.stream_problem(sizes))
             .or_else(|| self.head_problem(sizes))
+            .or_else(|| self.rotary_problem(sizes))
+            .or_else(|| self.group_problem(sizes))
             .or_else(|| self.expert_problem(target))
+    }
+
+    /// Whether what `target` asks for is possible: whether there is no [`Limits::problem`]. That of
+    /// rotary positions, for which a model is described, is looked for last.
+    fn works(&self, target: &Target) -> bool {
+        let sizes = self.follow(target);
+        self.out_of_range(&sizes, target).is_none()
+            && self.stream_problem(&sizes).is_none()
+            && self.head_problem(&sizes).is_none()
+            && self.group_problem(&sizes).is_none()
+            && self.expert_problem(target).is_none()
+            && self.rotary_problem(&sizes).is_none()
     }
 
     fn out_of_range(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
@@ -206,21 +224,21 @@ impl Limits<'_> {
 
     fn head_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
         let (fields, source) = (&self.family.fields, self.source);
-        let Sizes { hidden, heads, kv_heads, head_dim, .. } = *sizes;
+        let Sizes { hidden, heads, head_dim, .. } = *sizes;
         match fields.head_dim {
             None if hidden != heads.saturating_mul(head_dim) => {
                 let problem = format!(
                     "this family needs heads that divide the hidden size, and {heads} heads of \
                      {head_dim} channels do not make {hidden}"
                 );
-                return Some((fields.heads, problem));
+                Some((fields.heads, problem))
             }
             None if head_dim < source.head_dim => {
                 let problem = format!(
                     "{heads} heads leave {head_dim} channels for each, and the source has {}",
                     source.head_dim
                 );
-                return Some((fields.heads, problem));
+                Some((fields.heads, problem))
             }
             _ if self.head_norms && head_dim != source.head_dim => {
                 let problem = format!(
@@ -228,18 +246,33 @@ impl Limits<'_> {
                      heads stay at {} channels",
                     source.head_dim
                 );
-                return Some((fields.head_dim.unwrap_or(fields.heads), problem));
+                Some((fields.head_dim.unwrap_or(fields.heads), problem))
             }
-            _ if !self.rotary.fit(head_dim) => {
-                let problem = format!(
-                    "rotary positions turn {} channels at frequencies that {head_dim} channels \
-                     lack",
-                    source.head_dim
-                );
-                return Some((fields.head_dim.unwrap_or(fields.heads), problem));
-            }
-            _ => {}
+            _ => None,
         }
+    }
+
+    fn rotary_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
+        let fields = &self.family.fields;
+        (!self.rotary.fit(sizes.head_dim)).then(|| {
+            let problem = match sizes.head_dim % 2 {
+                1 => {
+                    format!("rotary positions turn pairs, and {} channels are none", sizes.head_dim)
+                }
+                _ => format!(
+                    "rotary positions turn {} channels at frequencies that {} channels lack, \
+                     whatever the base",
+                    self.source.head_dim, sizes.head_dim
+                ),
+            };
+            (fields.head_dim.unwrap_or(fields.heads), problem)
+        })
+    }
+
+    /// What keeps query heads from finding the key/value heads that they read.
+    fn group_problem(&self, sizes: &Sizes) -> Option<(&'static str, String)> {
+        let (fields, source) = (&self.family.fields, self.source);
+        let Sizes { heads, kv_heads, .. } = *sizes;
         let Some(field) = fields.kv_heads else {
             let problem = format!("this family has no key/value heads of their own: {kv_heads}");
             return (kv_heads != heads).then_some((fields.heads, problem));
@@ -284,9 +317,7 @@ impl Limits<'_> {
         let wanted = self.follow(target);
         let with_heads = |hidden: usize| {
             let working = |heads: &usize| {
-                let changed =
-                    Target { hidden: Some(hidden), heads: Some(*heads), ..target.clone() };
-                self.problem(&self.follow(&changed), &changed).is_none()
+                self.works(&Target { hidden: Some(hidden), heads: Some(*heads), ..target.clone() })
             };
             let heads = around(wanted.heads).filter(|heads| *heads <= hidden).find(working)?;
             Some((hidden, heads))
@@ -311,25 +342,39 @@ impl Limits<'_> {
     /// heads.
     fn advice(&self, target: &Target) -> String {
         let (fields, sizes) = (&self.family.fields, self.follow(target));
-        type Set = fn(&mut Target, usize);
+        type Set = fn(&mut Target, Option<usize>);
         let experts = sizes.experts.map_or(0, |count| count.all);
         let knobs: [(Option<&str>, usize, Set); 7] = [
-            (Some(fields.hidden), sizes.hidden, |t, n| t.hidden = Some(n)),
-            (Some(fields.heads), sizes.heads, |t, n| t.heads = Some(n)),
-            (fields.kv_heads, sizes.kv_heads, |t, n| t.kv_heads = Some(n)),
-            (fields.head_dim, sizes.head_dim, |t, n| t.head_dim = Some(n)),
-            (Some(fields.intermediate), sizes.intermediate, |t, n| t.intermediate = Some(n)),
-            (Some(fields.layers), sizes.layers, |t, n| t.layers = Some(n)),
-            (sizes.experts.map(|_| EXPERTS), experts, |t, n| t.experts = Some(n)),
+            (Some(fields.hidden), sizes.hidden, |t, n| t.hidden = n),
+            (Some(fields.heads), sizes.heads, |t, n| t.heads = n),
+            (fields.kv_heads, sizes.kv_heads, |t, n| t.kv_heads = n),
+            (fields.head_dim, sizes.head_dim, |t, n| t.head_dim = n),
+            (Some(fields.intermediate), sizes.intermediate, |t, n| t.intermediate = n),
+            (Some(fields.layers), sizes.layers, |t, n| t.layers = n),
+            (sizes.experts.map(|_| EXPERTS), experts, |t, n| t.experts = n),
         ];
         let mut choices = Vec::new();
-        for (field, now, set) in knobs {
+        for (index, (field, now, set)) in knobs.into_iter().enumerate() {
             let Some(field) = field else { continue };
-            let works = |size: &usize| {
+            let with = |size: Option<usize>| {
                 let mut changed = target.clone();
-                set(&mut changed, *size);
-                self.problem(&self.follow(&changed), &changed).is_none()
+                set(&mut changed, size);
+                changed
             };
+            // What fails with the source's own size, which suits itself, fails with any; and so with
+            // those of the sizes that must suit each other.
+            let kept = target.clone();
+            let own = match (index, fields.head_dim) {
+                (0..=3, None) => {
+                    Target { hidden: None, heads: None, kv_heads: None, head_dim: None, ..kept }
+                }
+                (1 | 2, Some(_)) => Target { heads: None, kv_heads: None, ..kept },
+                _ => with(None),
+            };
+            if !self.works(&own) {
+                continue;
+            }
+            let works = |size: &usize| self.works(&with(Some(*size)));
             let largest = if field == fields.layers { MOST_LAYERS } else { LARGEST };
             let below = (1..now.min(largest + 1)).rev().take(REACH).find(works);
             let above = (now.min(largest) + 1..=largest).take(REACH).find(works);
@@ -376,6 +421,11 @@ pub(super) fn check_count(expanded: &Model) -> Result<()> {
     let problem = format!("the expanded model would have {count} numbers, too many to hold");
     Err(Error::refused(problem).help("ask for smaller sizes"))
 }
+
+/// What else can be done where new layers are refused.
+const EPS_LIMITED: &str = "; or, if outputs may differ by a trifle, allow what is only eps-limited \
+                           (`--allow eps-limited`): at variance v, a norm with new layers behind \
+                           it then writes about sqrt((v + ε)/v) - 1 of it too much";
 
 /// No size of a model is larger.
 const LARGEST: usize = 1 << 24;

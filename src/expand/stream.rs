@@ -7,7 +7,7 @@
 //! Post-Res-Norm zeros.
 
 use super::rules::{Map, eta_squared, norm_reads};
-use crate::model::{Branch, Model, Norm, NormKind, Step};
+use crate::model::{Branch, Model, Norm, NormKind, Output, Step};
 use std::sync::Arc;
 
 /// The residual stream's map and what follows from it.
@@ -27,9 +27,7 @@ impl Stream {
     /// ε.
     pub fn of(model: &Model, expanded: usize) -> Stream {
         let parts = Parts::of(model);
-        let eps_is_free = parts.of_heads.is_empty()
-            && parts.of_stream().all(|norm| norm.eps_field.is_some())
-            && model.sizes.norm_eps.is_some();
+        let eps_is_free = parts.eps_is_free(model);
         let kind = match parts.readers.iter().any(|norm| norm.kind == NormKind::Layer) {
             true => NormKind::Layer,
             false => NormKind::Rms,
@@ -75,9 +73,9 @@ impl<'a> Parts<'a> {
         let (mut readers, mut of_outputs) = (Vec::new(), Vec::new());
         readers.extend(branches().filter_map(|b: &Branch| b.norm.as_ref()).chain(sums()));
         readers.extend(encoder().map(|e| &e.norm));
-        for output in &model.outputs {
+        for path in model.outputs.iter().flat_map(Output::paths) {
             let mut stream = true;
-            for step in &output.steps {
+            for step in path {
                 match step {
                     Step::Norm(norm) if stream => readers.push(norm),
                     Step::Norm(norm) => of_outputs.push(norm),
@@ -94,6 +92,13 @@ impl<'a> Parts<'a> {
             of_outputs,
             of_heads: branches().flat_map(|b| b.op.norms()).collect(),
         }
+    }
+
+    /// Whether every ε follows a field of the configuration that nothing else needs as it is.
+    fn eps_is_free(&self, model: &Model) -> bool {
+        self.of_heads.is_empty()
+            && self.of_stream().all(|norm| norm.eps_field.is_some())
+            && model.sizes.norm_eps.is_some()
     }
 
     fn of_stream(&self) -> impl Iterator<Item = &Norm> {
@@ -123,6 +128,25 @@ pub(super) fn only_multiples(model: &Model) -> Option<&'static str> {
         _ if !parts.of_outputs.is_empty() => {
             Some("a norm behind a layer of the head, which copies channels,")
         }
-        _ => None,
+        _ => returned_larger(model, parts.eps_is_free(model)),
     }
+}
+
+/// Why hidden channels that are returned would be 1/η times the source's where η is not 1: no weight
+/// behind them makes up for it.
+fn returned_larger(model: &Model, eps_is_free: bool) -> Option<&'static str> {
+    let writes = |step: &&Step| matches!(step, Step::Norm(_) | Step::Linear(_));
+    model.outputs.iter().filter(|output| !output.fixed).find_map(|output| {
+        match output.steps.iter().rfind(writes) {
+            Some(Step::Norm(norm)) if norm.weight.is_none() => Some(
+                "norms without a weight in front of what is returned, which would be larger by a \
+                 factor,",
+            ),
+            None if !eps_is_free => Some(
+                "an ε that cannot change and a stream that is returned as it is, which would have \
+                 to be larger by a factor,",
+            ),
+            _ => None,
+        }
+    })
 }

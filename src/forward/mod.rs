@@ -209,6 +209,8 @@ impl<R: Real> Run<'_, R> {
         mut values: Array2<R>,
     ) -> Result<(Array2<R>, Vec<Range<usize>>)> {
         let mut rows = self.batch.sequences.clone();
+        let joined = steps.iter().any(|step| matches!(step, Step::MeanWith(_)));
+        let stream = joined.then(|| values.clone());
         for step in steps {
             match step {
                 Step::Position(position) => {
@@ -227,6 +229,11 @@ impl<R: Real> Run<'_, R> {
                 Step::Scale(factor) => {
                     let factor = R::from_f64(*factor);
                     values.mapv_inplace(|value| value * factor);
+                }
+                Step::MeanWith(other) => {
+                    let stream = stream.clone().expect("kept where a step reads it");
+                    let half = R::from_f64(0.5);
+                    values = (values + self.steps(other, stream)?.0).mapv(|sum| sum * half);
                 }
             }
         }

@@ -82,11 +82,11 @@ impl Model {
         }
         lenses.extend(self.embedding.lenses());
         lenses.extend(self.layers.iter().flatten().flat_map(Sublayer::lenses));
-        for step in self.outputs.iter().flat_map(|o| &o.steps) {
+        for step in self.outputs.iter().flat_map(Output::paths).flatten() {
             match step {
                 Step::Norm(norm) => lenses.extend(norm.lenses()),
                 Step::Linear(linear) => lenses.extend(linear.lenses()),
-                Step::Position(_) | Step::MeanFrom(_) => {}
+                Step::Position(_) | Step::MeanFrom(_) | Step::MeanWith(_) => {}
                 Step::Activation(_) | Step::Softcap(_) | Step::Scale(_) => {}
             }
         }
@@ -99,6 +99,24 @@ impl Model {
         known.extend(self.aliases.iter().map(|a| a.name.as_str()));
         known.extend(self.buffers.iter().map(String::as_str));
         checkpoint.tensors().keys().map(String::as_str).filter(|n| !known.contains(n)).collect()
+    }
+}
+
+impl Output {
+    /// The steps, and those of every [`Step::MeanWith`] among them: ways from the stream.
+    pub fn paths(&self) -> Vec<&[Step]> {
+        let mut paths: Vec<&[Step]> = vec![&self.steps];
+        let mut next = 0;
+        while let Some(steps) = paths.get(next) {
+            let others = steps.iter().filter_map(|step| match step {
+                Step::MeanWith(other) => Some(other.as_slice()),
+                _ => None,
+            });
+            let others: Vec<&[Step]> = others.collect();
+            paths.extend(others);
+            next += 1;
+        }
+        paths
     }
 }
 

@@ -144,17 +144,24 @@ pub(super) fn head_size(
 
 /// The sizes of an encoder with BERT's field names; `default_eps` is `None` where ε is not stored.
 pub(super) fn encoder_sizes(config: &Config, default_eps: Option<f64>) -> Result<Sizes> {
-    let hidden = config.size("hidden_size")?;
-    let heads = config.size("num_attention_heads")?;
+    let sizes = plain_sizes(config, &Fields::USUAL)?;
+    let norm_eps = default_eps.map(|eps| config.positive_or("layer_norm_eps", eps)).transpose()?;
+    Ok(Sizes { norm_eps, ..sizes })
+}
+
+/// The sizes in these fields, of a model whose heads have hidden / heads channels, keys and values
+/// of their own; without ε.
+pub(super) fn plain_sizes(config: &Config, fields: &Fields) -> Result<Sizes> {
+    let (hidden, heads) = (config.size(fields.hidden)?, config.size(fields.heads)?);
     Ok(Sizes {
         hidden,
         heads,
         kv_heads: heads,
-        head_dim: head_size(config, hidden, heads, "num_attention_heads")?,
-        intermediate: config.size("intermediate_size")?,
-        layers: config.layers("num_hidden_layers")?,
+        head_dim: head_size(config, hidden, heads, fields.heads)?,
+        intermediate: config.size(fields.intermediate)?,
+        layers: config.layers(fields.layers)?,
         experts: None,
-        norm_eps: default_eps.map(|eps| config.positive_or("layer_norm_eps", eps)).transpose()?,
+        norm_eps: None,
     })
 }
 

@@ -377,4 +377,6 @@ pub enum Step {
     Softcap(f64),
     /// Multiply by a number (T5's tied head: `hidden^−½`).
     Scale(f64),
+    /// The mean of this and of what these steps make of the stream (DeiT's two heads).
+    MeanWith(Vec<Step>),
 }

@@ -11,12 +11,11 @@ mod text;
 mod wording;
 
 pub use shell::shell_path;
-pub use summary::{
-    EffectSummary, EpsLimitSummary, Ignored, ModelSummary, SizeSummary, WitnessSummary,
-};
+pub use summary::{EffectSummary, Ignored, ModelSummary, SizeSummary, WitnessSummary};
+pub(crate) use text::eps_words;
 
 use crate::certify::{Failure, MapInWords, Unknown};
-use crate::check::{Check, Detail, Evidence, Verdict};
+use crate::check::{Check, Detail, EpsLimit, Evidence, Verdict};
 use crate::error::{Class, Error};
 use serde::Serialize;
 
@@ -69,7 +68,7 @@ pub struct Report {
     /// Smallest error of outputs, relative to their spread, that these inputs could have shown.
     pub forward_resolution: Option<f64>,
     /// Where only ε conditions fail: how much they can matter.
-    pub eps_limits: Vec<EpsLimitSummary>,
+    pub eps_limits: Vec<EpsLimit>,
     /// How far the outputs of a lossless pair are apart, as measured; `null` where it was not.
     pub effect: Option<EffectSummary>,
     /// Stored tensors that are no parameters and were not judged.
@@ -120,7 +119,7 @@ impl Report {
             witness,
             inputs_tried: check.inputs_tried,
             forward_resolution: check.forward_resolution,
-            eps_limits: check.eps_limits.into_iter().map(EpsLimitSummary::from).collect(),
+            eps_limits: check.eps_limits,
             effect: check.effect.map(EffectSummary::from),
             ignored_buffers: Ignored { source: source.buffers, expanded: expanded.buffers },
             seconds,

@@ -1,7 +1,7 @@
 //! The parts of a report that describe models and witnesses.
 
 use super::shell_path;
-use crate::check::{Check, Effect, EpsLimit, Probe, Subject, Witness};
+use crate::check::{Check, Effect, Probe, Subject, Witness};
 use crate::forward::Input;
 use crate::model::Sizes;
 use serde::Serialize;
@@ -196,32 +196,6 @@ impl From<Effect> for EffectSummary {
     fn from(effect: Effect) -> Self {
         let Effect { output, relative, inputs } = effect;
         EffectSummary { output, relative, inputs }
-    }
-}
-
-/// What one wrong ε can change.
-#[derive(Clone, Debug, Serialize)]
-pub struct EpsLimitSummary {
-    /// The configuration field of the expanded model.
-    pub field: String,
-    /// The ε that would be right.
-    pub right: f64,
-    /// The ε that is there.
-    pub got: f64,
-    /// The smallest variance that a norm with this ε met on the inputs that were run.
-    pub smallest_variance: f64,
-    /// The relative change of what these norms write at that variance.
-    pub change: f64,
-    /// The relative change at variance zero: no input can make it larger.
-    pub bound: f64,
-    /// How many inputs were run.
-    pub inputs: usize,
-}
-
-impl From<EpsLimit> for EpsLimitSummary {
-    fn from(limit: EpsLimit) -> Self {
-        let EpsLimit { field, right, got, smallest_variance, change, bound, inputs } = limit;
-        EpsLimitSummary { field, right, got, smallest_variance, change, bound, inputs }
     }
 }
 

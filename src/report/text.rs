@@ -4,9 +4,9 @@
 //! difference in units of rounding; the likely cause; a witness; how to replay it.
 
 use super::wording::{count, figure, full, plural};
-use super::{EpsLimitSummary, ModelSummary, Report, WitnessSummary};
+use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
-use crate::check::{Detail, Evidence, Verdict};
+use crate::check::{Detail, EpsLimit, Evidence, Verdict};
 use crate::error::printable;
 
 /// Maps, further failures and unknowns that are listed; JSON has them all.
@@ -142,19 +142,22 @@ fn otherwise(report: &Report, lines: &mut Lines) {
 }
 
 /// How much a wrong ε can matter.
-fn eps_limit(limit: &EpsLimitSummary, lines: &mut Lines) {
-    let EpsLimitSummary { field, right, got, smallest_variance, change, bound, inputs } = limit;
-    lines.add("size", format!("with `{field}` = {} all equations would hold", full(*right)));
-    lines.add(
-        "",
+fn eps_limit(limit: &EpsLimit, lines: &mut Lines) {
+    let field = format!("with `{}` = {} all equations would hold", limit.field, full(limit.right));
+    lines.add("size", field);
+    eps_words(limit).iter().for_each(|line| lines.add("", line));
+}
+
+/// The largest relative change by a wrong ε, as a function of the variance, on the inputs that were
+/// run, and at most.
+pub(crate) fn eps_words(limit: &EpsLimit) -> [String; 2] {
+    let EpsLimit { right, got, smallest_variance, change, bound, inputs, .. } = limit;
+    [
         format!(
             "at variance v, norms write |sqrt((v + {})/(v + {})) - 1| of it too much or too little",
             figure(*right),
             figure(*got)
         ),
-    );
-    lines.add(
-        "",
         format!(
             "that is {} at the smallest variance on {}, {}; at most {}, at v = 0",
             figure(*change),
@@ -162,7 +165,7 @@ fn eps_limit(limit: &EpsLimitSummary, lines: &mut Lines) {
             figure(*smallest_variance),
             figure(*bound)
         ),
-    );
+    ]
 }
 
 fn more(all: usize, lines: &mut Lines) {

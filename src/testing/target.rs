@@ -146,10 +146,10 @@ impl TargetCase {
         } else if !limits.free_width {
             add("heads that do not divide the width", &|t| t.hidden += 1);
         }
-        if limits.free_width && limits.head_dim == HeadDim::Multiples {
-            let head_dim = if sizes.head_dim == 2 { 3 } else { sizes.head_dim + 2 };
+        if limits.free_width && limits.head_dim == HeadDim::Pairs {
+            let head_dim = sizes.head_dim + 1;
             if !turns_alike(source, head_dim) {
-                add("a rotary head size that is no multiple", &|t| t.head_dim = head_dim);
+                add("a rotary head size that is odd", &|t| t.head_dim = head_dim);
             }
         }
         if limits.free_width && limits.head_dim == HeadDim::Same {
@@ -203,6 +203,7 @@ impl TargetCase {
             new_layers: if self.cancel { NewLayers::Cancel } else { NewLayers::Zero },
             insert_after: self.insert_after.clone(),
             dtype: None,
+            allow_eps_limited: false,
         }
     }
 
@@ -233,7 +234,7 @@ struct Limits {
 #[derive(Clone, Copy, PartialEq)]
 enum Width {
     Any,
-    /// LayerNorms read what norms write.
+    /// LayerNorms read what norms write, or hidden channels are returned larger by a factor.
     Multiples,
     /// A tied head behind a norm that stores nothing.
     Same,
@@ -244,7 +245,7 @@ enum Width {
 enum HeadDim {
     Any,
     /// Rotary positions turn all channels.
-    Multiples,
+    Pairs,
     /// Norms of queries and keys see all channels.
     Same,
 }
@@ -327,23 +328,28 @@ impl Limits {
     fn grow_head_dim(&self, target: &mut TargetCase, rng: &mut impl Draw) {
         match self.head_dim {
             HeadDim::Any => target.head_dim += rng.between(1, self.sizes.head_dim + 1),
-            HeadDim::Multiples => target.head_dim *= rng.between(2, 3),
+            HeadDim::Pairs => target.head_dim += 2 * rng.between(1, self.sizes.head_dim),
             HeadDim::Same => {}
         }
     }
 
     /// Twice or three times the width, cut into any number of heads that are not smaller, where
-    /// heads may be larger at all.
+    /// heads may be larger at all and share no keys.
     fn grow_by_whole_factor(&self, target: &mut TargetCase, rng: &mut impl Draw) {
         let factor = rng.between(2, 3);
         target.hidden = factor * self.sizes.hidden;
+        if self.grouped {
+            (target.heads, target.kv_heads) =
+                (factor * self.sizes.heads, factor * self.sizes.kv_heads);
+            return;
+        }
         let fits = |heads: &usize| {
             target.hidden.is_multiple_of(*heads) && target.hidden / heads >= self.sizes.head_dim
         };
         let all_as_heads = vec![factor * self.sizes.heads];
         let choices: Vec<usize> = match self.head_dim {
             HeadDim::Any => (self.sizes.heads..=target.hidden).filter(fits).collect(),
-            HeadDim::Multiples | HeadDim::Same => all_as_heads,
+            HeadDim::Pairs | HeadDim::Same => all_as_heads,
         };
         target.heads = rng.pick(&choices);
         target.kv_heads = target.heads;
@@ -386,9 +392,24 @@ impl Width {
         match () {
             _ if tied && weightless => Width::Same,
             _ if inner || (layer_norms && norms_write) => Width::Multiples,
+            _ if returned_larger(model) => Width::Multiples,
             _ => Width::Any,
         }
     }
+}
+
+/// Whether hidden channels are returned behind a norm without a weight, or the stream itself in
+/// front of norms whose ε cannot change.
+fn returned_larger(model: &Model) -> bool {
+    let mut branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let eps_stays = model.sizes.norm_eps.is_none() || branches.any(|b| !b.op.norms().is_empty());
+    let writes = |step: &&Step| matches!(step, Step::Norm(_) | Step::Linear(_));
+    let mut hidden = model.outputs.iter().filter(|output| !output.fixed);
+    hidden.any(|output| match output.steps.iter().rfind(writes) {
+        Some(Step::Norm(norm)) => norm.weight.is_none(),
+        Some(_) => false,
+        None => eps_stays,
+    })
 }
 
 impl HeadDim {
@@ -400,9 +421,7 @@ impl HeadDim {
         });
         attentions.next().map_or(HeadDim::Any, |attention| match &attention.rotary {
             _ if attention.head_norms.is_some() => HeadDim::Same,
-            Some(rotary) if 2 * rotary.frequencies.len() == attention.head_dim => {
-                HeadDim::Multiples
-            }
+            Some(rotary) if 2 * rotary.frequencies.len() == attention.head_dim => HeadDim::Pairs,
             _ => HeadDim::Any,
         })
     }

@@ -1,8 +1,8 @@
 //! The comparison of an expansion with its source.
 
 use lemon_check::checkpoint::Checkpoint;
-use lemon_check::forward::{Input, Output, run_batch};
-use lemon_check::model::{self, Model, Step};
+use lemon_check::forward::{Input, Output, Outputs, Real, run_batch};
+use lemon_check::model::Model;
 
 /// A checkpoint and what it means.
 pub type Of<'a> = (&'a Checkpoint, &'a Model);
@@ -19,39 +19,34 @@ pub fn difference(source: Of, expanded: Of, inputs: &[Input]) -> f64 {
         for ((wanted, got), about) in wanted.outputs.iter().zip(&got.outputs).zip(&model.outputs) {
             let same_width = got.values.ncols() == wanted.values.ncols();
             assert!(same_width || !about.fixed, "{}", about.name);
-            let widths = (wanted.values.ncols(), got.values.ncols());
-            let scale = if is_scaled(model, about) { inverse_eta(widths) } else { 1.0 };
-            worst = worst.max(difference_of(wanted, got, scale));
+            worst = worst.max(difference_of(wanted, got));
         }
     }
     worst
 }
 
-/// Whether hidden channels are returned 1/η times the source's: by a norm without a weight, or
-/// where the stream itself is returned and its scale makes up for an ε that cannot be changed.
-fn is_scaled(model: &Model, about: &model::Output) -> bool {
-    let last = about.steps.iter().rev().find(|s| matches!(s, Step::Norm(_) | Step::Linear(_)));
-    let mut branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
-    match last {
-        Some(Step::Norm(norm)) => norm.weight.is_none(),
-        Some(_) => false,
-        None => {
-            model.sizes.norm_eps.is_none() || branches.any(|branch| !branch.op.norms().is_empty())
+/// Each meaningful number that a source returned, and what its expansion returned for it.
+pub fn pairs<R: Real>(wanted: &[Outputs<f64>], got: &[Outputs<R>]) -> Vec<(f64, f64)> {
+    let mut pairs = Vec::new();
+    for (wanted, got) in wanted.iter().zip(got) {
+        for (wanted, got) in wanted.outputs.iter().zip(&got.outputs) {
+            let rows = (0..wanted.values.nrows()).filter(|row| wanted.meaningful[*row]);
+            for row in rows {
+                let numbers = wanted.values.row(row).into_iter().zip(got.values.row(row));
+                pairs.extend(numbers.map(|(want, got)| (*want, got.to_f64())));
+            }
         }
     }
+    pairs
 }
 
-fn inverse_eta((from, to): (usize, usize)) -> f64 {
-    (to as f64 / (to / from * from) as f64).sqrt()
-}
-
-fn difference_of(wanted: &Output<f64>, got: &Output<f64>, scale: f64) -> f64 {
+fn difference_of(wanted: &Output<f64>, got: &Output<f64>) -> f64 {
     let rows = (0..wanted.values.nrows()).filter(|row| wanted.meaningful[*row]);
     let (mut low, mut high, mut worst) = (f64::INFINITY, f64::NEG_INFINITY, 0.0f64);
     for row in rows {
         for (want, got) in wanted.values.row(row).iter().zip(got.values.row(row)) {
             (low, high) = (low.min(*want), high.max(*want));
-            worst = worst.max((want - got / scale).abs());
+            worst = worst.max((want - got).abs());
         }
     }
     // A norm of one channel returns one value, or two: then as a fraction of that.

@@ -57,7 +57,27 @@ fn a_post_norm_stream_grows_only_by_whole_factors_and_not_in_depth() {
     let message = refused("bert-mlm", &to(wide));
     assert_says(&message, &["`hidden_size`", "multiples of 12", "hidden_size = 24"]);
     let message = refused("bert-mlm", &to(Target { layers: Some(3), ..Target::default() }));
-    assert_says(&message, &["`num_hidden_layers`", "ε over the variance", "num_hidden_layers = 2"]);
+    let parts = ["`num_hidden_layers`", "ε over the variance", "num_hidden_layers = 2"];
+    assert_says(&message, &parts);
+    assert_says(&message, &["--allow eps-limited", "sqrt((v + ε)/v) - 1"]);
+}
+
+#[test]
+fn hidden_channels_that_would_be_returned_larger_are_refused() {
+    let case = Case::load("olmo-base");
+    let (hidden, heads) = (case.model.sizes.hidden, case.model.sizes.heads);
+    let wide = |heads: usize| {
+        to(Target {
+            hidden: Some(heads * case.model.sizes.head_dim),
+            heads: Some(heads),
+            kv_heads: Some(heads),
+            ..Target::default()
+        })
+    };
+    let message = refused("olmo-base", &wide(heads + 1));
+    let multiple = format!("multiples of {hidden}");
+    assert_says(&message, &["norms without a weight", "larger by a factor", &multiple]);
+    assert!(expand(&case.checkpoint, &case.model, &wide(2 * heads)).is_ok());
 }
 
 #[test]
@@ -98,8 +118,12 @@ fn heads_that_leave_too_few_channels_are_refused() {
 
 #[test]
 fn a_head_size_that_lacks_the_rotary_frequencies_is_refused() {
-    let message = refused("llama-untied", &to(Target { head_dim: Some(6), ..Target::default() }));
-    assert_says(&message, &["`head_dim`", "frequencies", "head_dim = 4 or 8"]);
+    let head_dim = |size| to(Target { head_dim: Some(size), ..Target::default() });
+    let message = refused("llama-untied", &head_dim(5));
+    assert_says(&message, &["`head_dim`", "turn pairs", "head_dim = 4 or 6"]);
+    // The base of such heads, 500^(1002/4), is no number.
+    let message = refused("llama-untied", &head_dim(1002));
+    assert_says(&message, &["`head_dim`", "lack, whatever the base", "head_dim = 1000 or 1004"]);
 }
 
 #[test]

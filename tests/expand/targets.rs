@@ -5,7 +5,7 @@ use lemon_check::expand::{Options, Target, expand};
 use lemon_check::model::{Model, family_of};
 
 /// Whether the family fixes the head size to hidden / heads.
-fn is_head_size_fixed(case: &Case) -> bool {
+pub fn is_head_size_fixed(case: &Case) -> bool {
     family_of(case.checkpoint.config()).unwrap().fields.head_dim.is_none()
 }
 
@@ -85,6 +85,7 @@ fn free(case: &Case) -> Vec<(&'static str, Target)> {
         ("more heads", Target { heads: Some(2 * sizes.heads), ..keep() }),
         ("all key/value heads", Target { kv_heads: Some(sizes.heads), ..keep() }),
         ("double heads", Target { head_dim: Some(2 * sizes.head_dim), ..keep() }),
+        ("larger heads", Target { head_dim: Some(sizes.head_dim + 2), ..keep() }),
         ("everything", all.clone()),
         ("everything and triple heads", Target { head_dim, ..all }),
     ]

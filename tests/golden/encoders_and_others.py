@@ -85,6 +85,16 @@ CASES = {
     "roberta-model": dict(
         cls="RobertaModel", inputs=ROBERTA_INPUTS,
         config=dict(ROBERTA, pad_token_id=0, hidden_size=16, num_attention_heads=2)),
+    "roberta-classes": dict(
+        cls="RobertaForSequenceClassification", inputs=ROBERTA_INPUTS,
+        config=dict(ROBERTA, num_labels=3)),
+    # The same under other names
+    "xlm-roberta-mlm": dict(
+        cls="XLMRobertaForMaskedLM", inputs=ROBERTA_INPUTS,
+        config=dict(ROBERTA, type_vocab_size=1, layer_norm_eps=1e-5)),
+    "camembert-model": dict(
+        cls="CamembertModel", inputs=ROBERTA_INPUTS,
+        config=dict(ROBERTA, hidden_act="relu")),
     # DistilBERT
     "distilbert-mlm": dict(
         cls="DistilBertForMaskedLM", inputs=DISTILBERT_INPUTS,
@@ -93,6 +103,9 @@ CASES = {
         cls="DistilBertForMaskedLM", inputs=DISTILBERT_INPUTS,
         config=dict(DISTILBERT, dim=16, n_heads=2, n_layers=3, activation="relu", sinusoidal_pos_embds=True,
                     tie_word_embeddings=False)),
+    "distilbert-classes": dict(
+        cls="DistilBertForSequenceClassification", inputs=DISTILBERT_INPUTS,
+        config=dict(DISTILBERT, num_labels=4)),
     "distilbert-model": dict(
         cls="DistilBertModel", inputs=DISTILBERT_INPUTS,
         config=DISTILBERT),
@@ -359,7 +372,7 @@ def numpy_bert_like(c, w, entry, positions, embedded, first, last, head):
 
 
 def numpy_roberta(c, w, entry):
-    with_head = "lm_head.dense.weight" in w
+    with_head, classes = "lm_head.dense.weight" in w, "classifier.out_proj.weight" in w
     w = strip(w, "roberta.")
     pad = c["pad_token_id"]
     real = np.array(entry["input_ids"]) != pad
@@ -370,8 +383,11 @@ def numpy_roberta(c, w, entry):
         decoder = w["embeddings.word_embeddings.weight" if tied else "lm_head.decoder.weight"]
         return y @ decoder.T + w["lm_head.bias" if tied else "lm_head.decoder.bias"]
 
+    def classify(x):
+        return linear(np.tanh(linear(x[0], w, "classifier.dense")), w, "classifier.out_proj")
+
     return numpy_bert_like(c, w, entry, np.cumsum(real) * real + pad, "embeddings.LayerNorm", False, None,
-                           head if with_head else None)
+                           classify if classes else head if with_head else None)
 
 
 def numpy_pre_norm_bert(c, w, entry):
@@ -396,6 +412,8 @@ def numpy_distilbert(c, w, entry):
         x = layer_norm(x + linear(a, w, f"{p}.attention.out_lin"), w, f"{p}.sa_layer_norm", 1e-12)
         y = linear(act(linear(x, w, f"{p}.ffn.lin1")), w, f"{p}.ffn.lin2")
         x = layer_norm(x + y, w, f"{p}.output_layer_norm", 1e-12)
+    if "pre_classifier.weight" in w:
+        return {"logits": linear(np.maximum(linear(x[0], w, "pre_classifier"), 0), w, "classifier")}
     if not with_head:
         return {"last_hidden_state": x}
     y = layer_norm(act(linear(x, w, "vocab_transform")), w, "vocab_layer_norm", 1e-12)
@@ -404,4 +422,5 @@ def numpy_distilbert(c, w, entry):
 
 
 NUMPY_MODELS = {"gpt_neox": numpy_gpt_neox, "opt": numpy_opt, "phi": numpy_phi, "roberta": numpy_roberta,
+                "xlm-roberta": numpy_roberta, "camembert": numpy_roberta,
                 "distilbert": numpy_distilbert}

@@ -72,6 +72,10 @@ TIMM_ARGUMENTS = {
 }
 
 
+def with_mean(cls, distilled):
+    return {"cls_logits": cls, "distillation_logits": distilled, "logits": (cls + distilled) / 2}
+
+
 def numpy_timm(c, w, entry):
     args = {"eps": 1e-6, "global_pool": "token", **TIMM_ARGUMENTS[c["architecture"]], **c["model_args"]}
     eps, heads, dim = args["eps"], args["num_heads"], args["embed_dim"]
@@ -110,7 +114,7 @@ def numpy_timm(c, w, entry):
     assert ("norm.weight" in w) + ("fc_norm.weight" in w) == args.get("final_norm", True)
     x = layer_norm(x, w, "norm", eps) if "norm.weight" in w else x
     if "head_dist.weight" in w:
-        return {"cls_logits": linear(x[0], w, "head"), "distillation_logits": linear(x[1], w, "head_dist")}
+        return with_mean(linear(x[0], w, "head"), linear(x[1], w, "head_dist"))
     skip = 0 if args.get("pool_include_prefix") else sum(map(len, front))
     x = x[0] if args["global_pool"] == "token" else x[skip:].mean(0)
     x = layer_norm(x, w, "fc_norm", eps) if "fc_norm.weight" in w else x
@@ -137,8 +141,7 @@ def numpy_vit(c, w, entry):
         x = x + linear(act(linear(y, w, f"{p}.intermediate.dense")), w, f"{p}.output.dense")
     x = layer_norm(x, w, "layernorm", eps)
     if teacher:
-        return {"cls_logits": linear(x[0], w, "cls_classifier"),
-                "distillation_logits": linear(x[1], w, "distillation_classifier")}
+        return with_mean(linear(x[0], w, "cls_classifier"), linear(x[1], w, "distillation_classifier"))
     if head:
         return {"logits": linear(x[0], w, "classifier")}
     pooler = {"tanh": np.tanh, **ACTIVATIONS}[c["pooler_act"]]

@@ -263,13 +263,11 @@ def run(model, entry):
             features = model.forward_features(pixels)
             both = {"cls_logits": model.head(features[:, 0]), "distillation_logits": model.head_dist(features[:, 1])}
             assert torch.equal(result, (both["cls_logits"] + both["distillation_logits"]) / 2)
-            result = both
+            result = {**both, "logits": result}
     if isinstance(result, torch.Tensor):  # timm
         result = {"logits" if model.num_classes else "features": result}
     names = ("logits", "last_hidden_state", "pooler_output", "cls_logits", "distillation_logits")
     names = [n for n in (*names, "features") if result.get(n) is not None]
-    if "cls_logits" in names:  # `logits` are the mean of the two
-        names = [n for n in names if n != "logits"]
     return {n: pack(result[n][0].numpy()) for n in names}
 
 

@@ -186,7 +186,9 @@ impl Writer<'_> {
         let table = |model: &Model, linear: &Linear| {
             model.embedding.tables.iter().any(|table| table.lens == linear.weight)
         };
-        let last = steps.0.len().saturating_sub(1);
+        // What a mean joins to it is an output of its own.
+        let front = |step: &&Step| !matches!(step, Step::MeanWith(_));
+        let last = steps.0.iter().take_while(front).count().saturating_sub(1);
         for (at, both) in steps.0.iter().zip(steps.1).enumerate() {
             match both {
                 (Step::Norm(s), Step::Norm(t)) => {

@@ -138,25 +138,11 @@ fn add_hidden(
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{dense, pairs};
     use super::*;
-
-    fn dense(map: &Map) -> Array2<f64> {
-        map.expand_rows(&Array2::eye(map.sources()))
-    }
 
     fn numbers(rows: usize, columns: usize) -> Array2<f64> {
         Array2::from_shape_fn((rows, columns), |(i, j)| ((7 * i + 3 * j + 1) as f64).sin())
-    }
-
-    fn pairs() -> Vec<(Map, Map)> {
-        let outs = [Map::average(4, 11).scaled(0.8), Map::zero(4, 9), Map::circular(4, 6)];
-        let ins = [
-            Map::zero(3, 8).scaled(0.5),
-            Map::circular(3, 7),
-            Map::identity(3),
-            Map::average(3, 8).scaled(2.0),
-        ];
-        outs.iter().flat_map(|o| ins.iter().map(move |i| (o.clone(), i.clone()))).collect()
     }
 
     #[test]

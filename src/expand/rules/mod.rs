@@ -30,6 +30,8 @@ mod linear;
 mod map;
 mod norm;
 mod rotary;
+#[cfg(test)]
+pub(super) mod samples;
 mod tied;
 mod vector;
 
@@ -38,7 +40,7 @@ pub use layer_scale::{LayerScale, layer_scale};
 pub use linear::{cancelling, linear, opposite, rows_of};
 pub use map::{Entry, Map, Share};
 pub(in crate::expand) use norm::eta_squared;
-pub use norm::{NormRule, eta, norm, norm_reads};
+pub use norm::{NormRow, NormRule, eta, norm, norm_reads, norms_in_a_row};
 pub use rotary::rotary_channels;
 pub use tied::tied_growth;
 pub use vector::vector;

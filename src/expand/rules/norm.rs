@@ -65,6 +65,30 @@ pub fn norm(kind: NormKind, read: &Map, scale: f64, weighted: bool) -> Result<No
     })
 }
 
+/// What a row of norms computes, all but the last with γ = 1 and β = 0: what one norm does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormRow {
+    /// The one norm's γ is the last one's times this.
+    pub gain: f64,
+    /// The one norm's ε.
+    pub eps: f64,
+}
+
+/// The one norm that `count` norms with the same `eps` in a row are (Post-LN, behind a new layer
+/// that adds nothing).
+///
+/// A norm with the gain g writes g·y/sqrt(v + ε₁), whose variance is g²v/(v + ε₁). So the next
+/// writes g·y/sqrt(g²v + ε₂(v + ε₁)), as one norm would with the gain g/sqrt(g² + ε₂) and the ε
+/// ε₁ε₂/(g² + ε₂). With γ divided by the last gain, that ε is all that is left of the difference.
+/// (Not LEMON's, which leaves the depth of Post-LN models open.)
+pub fn norms_in_a_row(eps: f64, count: usize) -> NormRow {
+    let first = NormRow { gain: 1.0, eps };
+    (1..count).fold(first, |row, _| {
+        let square = row.gain * row.gain + eps;
+        NormRow { gain: row.gain / square.sqrt(), eps: row.eps * eps / square }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +142,20 @@ mod tests {
         let read = norm_reads(NormKind::Layer, 4, 11).scaled(1.0 / eta(4, 11));
         let rule = norm(NormKind::Layer, &read, 1.0, true).unwrap();
         assert!((rule.eps_factor - 1.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn norms_in_a_row_are_one_norm() {
+        let x = array![[0.3], [-1.2], [2.0], [0.1]];
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            let mut repeated = x.clone();
+            for count in 1..5 {
+                repeated = normalise(kind, &repeated, 0.1);
+                let row = norms_in_a_row(0.1, count);
+                let error = &repeated - &(normalise(kind, &x, row.eps) * row.gain);
+                assert!(error.iter().all(|e| e.abs() < 1e-14), "{kind:?} {count}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use super::{Entry, Map};
 ///
 /// Lossless, because a pair of the same frequency is turned by the same angle at every position,
 /// and channels that are zero in the query add nothing to the logits. (With frequencies
-/// `b^(−2i/d)`, a head of m·d channels has them at pairs m·i. An extension of LEMON's section 4.2,
-/// which knows no rotary positions.)
+/// `b^(−2i/d)`, a head of m·d channels has them at pairs m·i; any larger head has them at pairs i
+/// if the configuration's base becomes `b^(d'/d)`. An extension of LEMON's section 4.2, which knows
+/// no rotary positions.)
 pub fn rotary_channels(source: &[f64], expanded: &[f64], sizes: (usize, usize)) -> Option<Map> {
     let (from, to) = (2 * source.len(), 2 * expanded.len());
     let rest = (sizes.0.checked_sub(from)?, sizes.1.checked_sub(to)?);

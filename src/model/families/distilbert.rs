@@ -1,5 +1,5 @@
-//! DistilBERT: Post-LN encoder like BERT, without token types and pooler; with or without the
-//! masked-word head.
+//! DistilBERT: Post-LN encoder like BERT, without token types and pooler; alone, with the
+//! masked-word head, or with a classifier of sequences.
 //!
 //! Names: `distilbert.transformer.layer.0.attention.q_lin.weight`, with or without `distilbert.`,
 //! and `vocab_transform.weight`. ε is not stored: the code says 1e-12.
@@ -49,17 +49,7 @@ fn sizes(config: &Config) -> Result<Sizes> {
             return Err(error.help(format!("write `{name}`, and remove `{other}`")));
         }
     }
-    let (hidden, heads) = (config.size("dim")?, config.size("n_heads")?);
-    Ok(Sizes {
-        hidden,
-        heads,
-        kv_heads: heads,
-        head_dim: head_size(config, hidden, heads, "n_heads")?,
-        intermediate: config.size("hidden_dim")?,
-        layers: config.layers("n_layers")?,
-        experts: None,
-        norm_eps: None,
-    })
+    plain_sizes(config, &DISTILBERT.fields)
 }
 
 fn layer(name: &str, sizes: &Sizes, activation: Activation) -> Vec<Sublayer> {
@@ -110,6 +100,15 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
             Step::Activation(activation),
             Step::Norm(norm("vocab_layer_norm")),
             Step::Linear(Linear { weight, bias }),
+        ];
+        Output { name: "logits", steps, fixed: true }
+    } else if catalog.has("pre_classifier.weight") {
+        let classes = Dim::new(class_count(config)?, "num_labels");
+        let steps = vec![
+            Step::Position(0),
+            Step::Linear(Linear::named("pre_classifier", &hidden, &hidden, true)),
+            Step::Activation(Activation::Relu),
+            Step::Linear(Linear::named("classifier", &classes, &hidden, true)),
         ];
         Output { name: "logits", steps, fixed: true }
     } else {

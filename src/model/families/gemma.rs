@@ -8,7 +8,7 @@ use crate::model::parts::decoder::{self, Decoder, Defaults, NormStyle};
 use crate::model::*;
 
 pub(super) static GEMMA: Family =
-    Family { name: "gemma", fields: decoder::FIELDS, describe, configure: decoder::configure };
+    Family { name: "gemma", fields: decoder::FIELDS, describe, configure };
 
 /// What all versions share.
 pub(super) const DEFAULTS: Defaults = Defaults {
@@ -32,6 +32,11 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     })?;
     model.embedding.tables[0].scale = scale;
     Ok(model)
+}
+
+fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
+    decoder::grow_base(config, sizes, DEFAULTS.head_dim, DEFAULTS.rotary.theta);
+    decoder::configure(config, sizes, layers);
 }
 
 /// The first configurations say `gelu` where they mean its approximation by tanh; some say so in

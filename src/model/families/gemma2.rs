@@ -71,6 +71,7 @@ fn slides(index: usize) -> bool {
 
 /// Writes sizes, and the layers' types as a list: layers between others move the rest.
 fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
+    decoder::grow_base(config, sizes, DEFAULTS.head_dim, DEFAULTS.rotary.theta);
     set_layer_types(config, layers, slides);
     decoder::set_sizes(config, &decoder::FIELDS, sizes);
 }

@@ -7,8 +7,12 @@ use crate::error::Result;
 use crate::model::parts::decoder::{self, Decoder, Defaults};
 use crate::model::*;
 
-pub(super) static LLAMA: Family =
-    Family { name: "llama", fields: decoder::FIELDS, describe, configure: decoder::configure };
+pub(super) static LLAMA: Family = Family {
+    name: "llama",
+    fields: decoder::FIELDS,
+    describe,
+    configure: decoder::configure_rotary,
+};
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let decoder = Decoder::read(config, catalog, &LLAMA, Defaults::LLAMA)?;

@@ -7,8 +7,12 @@ use crate::model::parts::decoder::{self, Decoder, Defaults};
 use crate::model::parts::windows::one_window;
 use crate::model::*;
 
-pub(super) static MISTRAL: Family =
-    Family { name: "mistral", fields: decoder::FIELDS, describe, configure: decoder::configure };
+pub(super) static MISTRAL: Family = Family {
+    name: "mistral",
+    fields: decoder::FIELDS,
+    describe,
+    configure: decoder::configure_rotary,
+};
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let defaults = Defaults { class: "Mistral", kv_heads: Some(8), ..Defaults::LLAMA };

@@ -16,6 +16,8 @@ use crate::model::*;
 pub(super) static MIXTRAL: Family =
     Family { name: "mixtral", fields: decoder::FIELDS, describe, configure };
 
+/// The base of the frequencies.
+const THETA: f64 = 1e6;
 /// More experts in all layers together than any model has.
 const EXPERT_LIMIT: usize = 1 << 16;
 
@@ -24,7 +26,7 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
         class: "Mixtral",
         kv_heads: Some(8),
         eps: 1e-5,
-        rotary: RotaryDefaults { theta: 1e6, ..Defaults::LLAMA.rotary },
+        rotary: RotaryDefaults { theta: THETA, ..Defaults::LLAMA.rotary },
         ..Defaults::LLAMA
     };
     let mut decoder = Decoder::read(config, catalog, &MIXTRAL, defaults)?;
@@ -70,6 +72,7 @@ fn expert_count(config: &Config, layers: usize) -> Result<ExpertCount> {
 }
 
 fn configure(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
+    decoder::grow_base(config, sizes, None, THETA);
     decoder::configure(config, sizes, layers);
     if let Some(experts) = sizes.experts {
         config.remove("num_experts");

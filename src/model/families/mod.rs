@@ -71,7 +71,7 @@ pub struct Fields {
 
 impl Fields {
     /// The names that most families have.
-    const USUAL: Fields = Fields {
+    pub(super) const USUAL: Fields = Fields {
         hidden: "hidden_size",
         heads: "num_attention_heads",
         intermediate: "intermediate_size",
@@ -174,6 +174,9 @@ static FAMILIES: &[&Family] = &[
     &t5::T5,
 ];
 
+/// Names under which configurations have the models of another family.
+const OTHER_NAMES: [(&str, &str); 2] = [("xlm-roberta", "roberta"), ("camembert", "roberta")];
+
 /// The families that are implemented.
 pub fn families() -> &'static [&'static Family] {
     FAMILIES
@@ -193,10 +196,11 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
     };
     let family = match field {
         "architecture" => "vit_timm",
-        _ => name,
+        _ => OTHER_NAMES.iter().find(|(other, _)| *other == name).map_or(name, |(_, own)| own),
     };
     FAMILIES.iter().copied().find(|known| known.name == family).ok_or_else(|| {
-        let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
+        let others = OTHER_NAMES.iter().map(|(other, _)| *other);
+        let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).chain(others).collect();
         config
             .unsupported(field, format!("the family `{name}` is not implemented"))
             .help(format!("implemented are: {}", names.join(", ")))

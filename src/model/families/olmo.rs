@@ -10,7 +10,7 @@ pub(super) static OLMO: Family = Family {
     name: "olmo",
     fields: Fields { norm_eps: None, ..decoder::FIELDS },
     describe,
-    configure: decoder::configure,
+    configure: decoder::configure_rotary,
 };
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {

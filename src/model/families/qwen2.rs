@@ -10,7 +10,7 @@ use crate::model::parts::windows::{
 use crate::model::*;
 
 pub(super) static QWEN2: Family =
-    Family { name: "qwen2", fields: decoder::FIELDS, describe, configure };
+    Family { name: "qwen2", fields: decoder::FIELDS, describe, configure: configure_rotary };
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let defaults = Defaults { class: "Qwen2", kv_heads: Some(32), ..Defaults::LLAMA };
@@ -43,6 +43,11 @@ fn first_window(config: &Config) -> Result<usize> {
     let Some(value) = config.get(FIELD) else { return Ok(28) };
     let layers = value.as_u64().and_then(|layers| usize::try_from(layers).ok());
     layers.ok_or_else(|| config.wrong(FIELD, "a number of layers", value))
+}
+
+fn configure_rotary(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
+    decoder::grow_base(config, sizes, None, Defaults::LLAMA.rotary.theta);
+    configure(config, sizes, layers);
 }
 
 /// Writes sizes, and which layers have a window as a list: layers between others move the rest.

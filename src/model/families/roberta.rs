@@ -1,5 +1,6 @@
 //! RoBERTa: BERT whose positions count the tokens that are not padding, and begin behind the row
-//! of the padding token's number; with its own names for the masked-word head.
+//! of the padding token's number; with its own names for the masked-word head and the classifier.
+//! XLM-RoBERTa and CamemBERT are the same under names of their own.
 //!
 //! Names: `roberta.encoder.layer.0.attention.self.query.weight`, with or without `roberta.`, and
 //! `lm_head.dense.weight`.
@@ -18,6 +19,10 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let norm = parts.norm(&format!("{}embeddings.LayerNorm", parts.prefix));
     let embedding = parts.embedding(positions(config)?, Some(norm))?;
     let layers = (0..parts.sizes.layers).map(|index| parts.post_norm_layer(index)).collect();
+    if catalog.has("classifier.out_proj.weight") {
+        let outputs = vec![classifier(&parts)?];
+        return Ok(parts.model(&ROBERTA, embedding, layers, outputs, Default::default()));
+    }
     let head = "lm_head";
     if !catalog.has(&format!("{head}.dense.weight")) {
         let outputs = parts.hidden_outputs(Vec::new());
@@ -34,6 +39,21 @@ fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     buffers.extend(catalog.ending_in(&["pooler.dense.weight", "pooler.dense.bias"]));
     let outputs = vec![Output { name: "logits", steps, fixed: true }];
     Ok(parts.model(&ROBERTA, embedding, layers, outputs, (aliases, buffers)))
+}
+
+/// The classes of a sequence, from its first token (`RobertaForSequenceClassification`).
+fn classifier(parts: &BertParts) -> Result<Output> {
+    let classes = Dim::new(class_count(parts.config)?, "num_labels");
+    let linear = |name: &str, output: &Dim| {
+        Step::Linear(parts.linear(&format!("classifier.{name}"), output, &parts.hidden))
+    };
+    let steps = vec![
+        Step::Position(0),
+        linear("dense", &parts.hidden),
+        Step::Activation(Activation::Tanh),
+        linear("out_proj", &classes),
+    ];
+    Ok(Output { name: "logits", steps, fixed: true })
 }
 
 /// Padding has the row of its own number, the first other token the row behind it.

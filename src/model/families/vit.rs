@@ -9,18 +9,7 @@ use crate::error::Result;
 use crate::model::*;
 
 pub(super) static VIT: Family =
-    Family { name: "vit", fields: FIELDS, describe, configure: configure_encoder };
-
-/// The configuration fields of the sizes.
-pub(super) const FIELDS: Fields = Fields {
-    hidden: "hidden_size",
-    heads: "num_attention_heads",
-    intermediate: "intermediate_size",
-    layers: "num_hidden_layers",
-    kv_heads: None,
-    head_dim: None,
-    norm_eps: Some("layer_norm_eps"),
-};
+    Family { name: "vit", fields: Fields::USUAL, describe, configure: configure_encoder };
 
 fn describe(config: &Config, catalog: &Catalog) -> Result<Model> {
     let encoder = Encoder::read(config, catalog, &["vit.", ""])?;
@@ -57,7 +46,7 @@ impl<'a> Encoder<'a> {
                 "another head size than hidden_size/num_attention_heads is not implemented";
             return Err(config.unsupported("head_dim", problem));
         }
-        let hidden = Dim::new(sizes.hidden, FIELDS.hidden);
+        let hidden = Dim::new(sizes.hidden, Fields::USUAL.hidden);
         let eps = config.positive_or("layer_norm_eps", 1e-12)?;
         let prefix = catalog.prefix(prefixes, "embeddings.cls_token")?;
         Ok(Encoder { config, catalog, prefix, sizes, hidden, eps })
@@ -98,13 +87,18 @@ impl<'a> Encoder<'a> {
     }
 
     fn norm(&self, name: &str) -> Norm {
-        Norm::layer(&format!("{}{name}", self.prefix), &self.hidden, self.eps, FIELDS.norm_eps)
+        Norm::layer(
+            &format!("{}{name}", self.prefix),
+            &self.hidden,
+            self.eps,
+            Fields::USUAL.norm_eps,
+        )
     }
 
     fn layer(&self, index: usize, activation: Activation, biased: bool) -> Vec<Sublayer> {
         let name = format!("encoder.layer.{index}");
         let hidden = &self.hidden;
-        let inner = Dim::new(self.sizes.intermediate, FIELDS.intermediate);
+        let inner = Dim::new(self.sizes.intermediate, Fields::USUAL.intermediate);
         let part = |which: &str, output: &Dim, input: &Dim, bias: bool| {
             Linear::named(&format!("{}{name}.{which}", self.prefix), output, input, bias)
         };

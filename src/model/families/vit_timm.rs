@@ -4,14 +4,17 @@
 //! Names: `blocks.0.attn.qkv.weight`.
 
 mod arguments;
+mod pooling;
 mod settings;
 
+use super::deit::with_their_mean;
 use super::{Catalog, Family, Fields};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::model::*;
+use pooling::{LastNorm, Pool};
 use serde_json::{Map, Value};
-use settings::{LastNorm, Pool, Settings};
+use settings::Settings;
 
 pub(super) static VIT_TIMM: Family = Family {
     name: "vit_timm",
@@ -146,7 +149,7 @@ impl Names<'_> {
     }
 
     /// The logits, or the pooled features of a model without a head. A distilled model has two
-    /// heads, of whose logits timm returns the mean: it is equal where both are.
+    /// heads, which timm trains one by one; else it returns the mean of their logits.
     fn outputs(&self) -> Vec<Output> {
         let settings = self.settings;
         let front = usize::from(settings.class_token) + settings.registers;
@@ -166,13 +169,15 @@ impl Names<'_> {
         let classes = Dim::new(classes, "num_classes");
         let head = |name: &str| Step::Linear(Linear::named(name, &classes, &self.hidden, true));
         if settings.distilled {
-            let both = [("cls_logits", "head", 0), ("distillation_logits", "head_dist", 1)];
-            let output = |(name, layer, position)| {
+            let output = |name, layer, position| {
                 let norm = Step::Norm(self.norm("norm"));
                 let steps = vec![norm, Step::Position(position), head(layer)];
                 Output { name, steps, fixed: true }
             };
-            return both.into_iter().map(output).collect();
+            return with_their_mean(
+                output("cls_logits", "head", 0),
+                output("distillation_logits", "head_dist", 1),
+            );
         }
         let steps = features.into_iter().chain([head("head")]).collect();
         vec![Output { name: "logits", steps, fixed: true }]

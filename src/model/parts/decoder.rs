@@ -6,7 +6,7 @@
 //!
 //! Names: `model.layers.0.self_attn.q_proj.weight`, with or without `model.`.
 
-use super::rotary::{RotaryDefaults, rotary};
+use super::rotary::{RotaryDefaults, keep_frequencies, rotary};
 use super::windows::set_layer_types;
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
@@ -289,6 +289,32 @@ impl Layer<'_> {
             Sublayer::pre_norm(self.norm("input_layernorm"), attention),
             Sublayer::pre_norm(self.norm("post_attention_layernorm"), second),
         ]
+    }
+}
+
+/// As [`configure`], for heads that are hidden / heads channels large where no field says it and
+/// whose rotary positions begin with Llama's base: it grows with the heads.
+pub(in crate::model) fn configure_rotary(config: &mut Config, sizes: &Sizes, layers: &[usize]) {
+    grow_base(config, sizes, None, Defaults::LLAMA.rotary.theta);
+    configure(config, sizes, layers);
+}
+
+/// Writes the base of rotary positions that keeps all frequencies in the larger heads of `sizes`;
+/// `head_dim` and `theta` are what holds where the configuration says nothing.
+pub(in crate::model) fn grow_base(
+    config: &mut Config,
+    sizes: &Sizes,
+    head_dim: Option<usize>,
+    theta: f64,
+) {
+    let divided = |config: &Config| {
+        let (hidden, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+        head_size(config, hidden, heads, "num_attention_heads")
+    };
+    let written = config.size_opt("head_dim").ok().flatten();
+    let default = head_dim.filter(|_| !config.is_null("head_dim"));
+    if let Some(before) = written.or(default).or_else(|| divided(config).ok()) {
+        keep_frequencies(config, before, sizes.head_dim, theta);
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::model::Rotary;
+use serde_json::Value;
 use std::f64::consts::TAU;
 
 /// What holds where the configuration says nothing.
@@ -126,6 +127,40 @@ pub(in crate::model) fn keep_turned_channels(
     }
 }
 
+/// Writes the base with which heads of `after` channels have all frequencies of heads of `before`,
+/// θ^(after/before), and lower ones; `default` is θ where the configuration has none. At a multiple
+/// θ stays, with which every m-th frequency is one of before.
+pub(in crate::model) fn keep_frequencies(
+    config: &mut Config,
+    before: usize,
+    after: usize,
+    default: f64,
+) {
+    const FIELD: &str = "rope_theta";
+    if after.is_multiple_of(before) || after < before {
+        return;
+    }
+    let grown = |theta: f64| theta.powf(after as f64 / before as f64);
+    let theta_of = |json: Option<&Value>| json.and_then(Value::as_f64).filter(|t| *t > 0.0);
+    let outside = theta_of(config.get(FIELD));
+    let mut inside = None;
+    for field in ["rope_parameters", "rope_scaling"] {
+        let Ok(Some(mut section)) = config.section(field) else { continue };
+        // Where version 5 keeps all settings, a default belongs there too.
+        let own = theta_of(section.get(FIELD));
+        let unwritten = outside.is_none() && field == "rope_parameters";
+        if let Some(theta) = own.or(unwritten.then_some(default)) {
+            section.set(FIELD, grown(theta));
+            config.set(field, section.json().clone());
+            inside = Some(theta);
+        }
+    }
+    // One that a section overrules stays, unless it is the same.
+    if inside.is_none() || inside == outside {
+        config.set(FIELD, grown(outside.unwrap_or(default)));
+    }
+}
+
 /// A positive number that must be there.
 fn needed(section: &Config, field: &str) -> Result<f64> {
     match section.get(field) {
@@ -192,7 +227,7 @@ impl Llama3 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     const ALL: RotaryDefaults = RotaryDefaults { theta: 10_000.0, partial: None };
     const QUARTER: RotaryDefaults = RotaryDefaults { theta: 10_000.0, partial: Some(0.25) };
@@ -249,6 +284,41 @@ mod tests {
                 assert_eq!(*after, *before, "{head_dim}");
             }
         }
+    }
+
+    #[test]
+    fn larger_heads_keep_every_frequency_with_another_base() {
+        let llama3 = json!({
+            "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 2.0, "original_max_position_embeddings": 16
+        });
+        for settings in [
+            json!({}),
+            json!({ "rope_theta": 100.0 }),
+            json!({ "rope_theta": 100.0, "rope_scaling": { "type": "linear", "factor": 4.0 } }),
+            json!({ "rope_parameters": { "rope_type": "default", "rope_theta": 100.0 } }),
+            json!({ "rope_parameters": { "rope_type": "default" } }),
+            json!({ "rope_theta": 5.0, "rope_parameters": { "rope_theta": 100.0 } }),
+            json!({ "rope_parameters": llama3 }),
+        ] {
+            let before = frequencies(settings.clone(), 8, ALL);
+            for head_dim in [8, 10, 14, 16, 22] {
+                let mut changed = config(settings.clone());
+                keep_frequencies(&mut changed, 8, head_dim, 10_000.0);
+                let after = rotary(&changed, head_dim, ALL).unwrap().frequencies;
+                let has = |f: &f64| after.iter().any(|g| (f - g).abs() <= 1e-14 * f);
+                assert!(before.iter().all(has), "{head_dim}: {before:?} {after:?} {settings}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_base_that_two_places_say_is_changed_in_both() {
+        let both = json!({ "rope_theta": 100.0, "rope_parameters": { "rope_theta": 100.0 } });
+        let mut changed = config(both);
+        keep_frequencies(&mut changed, 4, 6, 10_000.0);
+        assert_eq!(changed.get("rope_theta"), Some(&json!(1000.0)));
+        assert_eq!(changed.get("rope_parameters").unwrap()["rope_theta"], json!(1000.0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `model_args`.
 
 use super::arguments;
+use super::pooling::{LastNorm, Pool};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::model::*;
@@ -34,28 +35,6 @@ pub(super) struct Settings {
     pub last_norm: LastNorm,
 }
 
-/// What is returned of the positions.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Pool {
-    /// The class token.
-    Token,
-    /// The mean of the patches.
-    Patches,
-    /// The mean of everything.
-    All,
-}
-
-/// Where the last norm stands.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum LastNorm {
-    /// In front of the pooling: `norm`.
-    Stream,
-    /// Behind it: `fc_norm`.
-    Pooled,
-    /// There is none.
-    Nowhere,
-}
-
 impl Settings {
     /// Reads a configuration.
     ///
@@ -83,8 +62,8 @@ impl Settings {
             registers: if zero(&all, "reg_tokens") { 0 } else { all.size_or("reg_tokens", 0)? },
             positions: has_positions(&all)?,
             prefix_positions: !all.flag_or("no_embed_class", false)?,
-            pool: pool(config, &all)?,
-            last_norm: last_norm(&all)?,
+            pool: Pool::read(config, &all)?,
+            last_norm: LastNorm::read(&all)?,
         };
         settings.check(&all)?;
         Ok(settings)
@@ -184,34 +163,4 @@ fn has_positions(all: &Config) -> Result<bool> {
             Err(all.unsupported("model_args.pos_embed", problem))
         }
     }
-}
-
-fn pool(config: &Config, all: &Config) -> Result<Pool> {
-    let pool = all.word_or("global_pool", "token")?;
-    let pooling = match (pool, all.flag_or("pool_include_prefix", false)?) {
-        ("token", _) => Pool::Token,
-        ("avg", false) => Pool::Patches,
-        ("avg", true) => Pool::All,
-        _ => {
-            let problem = format!("pooling of type `{pool}` is not implemented");
-            return Err(config.unsupported("global_pool", problem));
-        }
-    };
-    let told = config.word_or("global_pool", pool)?;
-    if told != pool {
-        let problem = format!("`{told}` here contradicts `{pool}`, with which timm builds it");
-        return Err(config.unsupported("global_pool", problem));
-    }
-    Ok(pooling)
-}
-
-/// `fc_norm` says whether the last norm stands behind the pooling; by default it does where means
-/// are taken.
-fn last_norm(all: &Config) -> Result<LastNorm> {
-    let mean = all.word_or("global_pool", "token")? == "avg";
-    Ok(match (all.flag_or("final_norm", true)?, all.flag_or("fc_norm", mean)?) {
-        (false, _) => LastNorm::Nowhere,
-        (true, false) => LastNorm::Stream,
-        (true, true) => LastNorm::Pooled,
-    })
 }
