@@ -1,20 +1,15 @@
 //! Prints which deliberate mistakes are found in which family, as a table in Markdown:
 //! `cargo run --release --example mutant_table -- [PAIRS] > reports/mutants.md`.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-#[path = "../tests/common/networks.rs"]
-mod networks;
-
-use common::{Models, difference, run};
 use lemon_check::certify::{Certificate, certify};
 use lemon_check::checkpoint::{Checkpoint, Dtype};
 use lemon_check::model::convolutional::describe_convnet;
 use lemon_check::model::{Model, describe};
+use lemon_check::testing::convolutional::networks::{Networks, apart, logits};
 use lemon_check::testing::convolutional::{CONV_MUTANTS, random_images};
+use lemon_check::testing::models::{difference, run};
 use lemon_check::testing::random::generator;
-use lemon_check::testing::{Architecture, Intent, Mutant, inputs};
-use networks::{Networks, apart, logits};
+use lemon_check::testing::{Architecture, Intent, Models, Mutant, inputs};
 use std::collections::BTreeMap;
 
 /// Random pairs per family, where nothing else is said.

@@ -1,30 +1,16 @@
 //! Residual convolutional networks, against transformers and timm: see `tests/golden/README.md`.
 
+mod golden_case;
+
+use golden_case::{changed, load};
 use lemon_check::checkpoint::{Checkpoint, Config};
 use lemon_check::forward::{Real, Weights, run_convnet};
 use lemon_check::model::convolutional::{configure_convnet, describe_convnet, is_convolutional};
 use ndarray::Array3;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
 
 const CASES: [&str; 4] =
     ["resnet-basic", "resnet-bottleneck", "resnet-strided", "resnet-torchvision"];
-
-fn folder(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
-}
-
-fn load(case: &str) -> Checkpoint {
-    Checkpoint::open(&folder(case), None).unwrap()
-}
-
-/// The golden case with `change` made to its configuration.
-fn changed(case: &str, change: impl FnOnce(&mut Config)) -> Checkpoint {
-    let stored = load(case);
-    let mut config = stored.config().clone();
-    change(&mut config);
-    Checkpoint::in_memory(folder(case), config, stored.tensors().clone())
-}
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
@@ -32,7 +18,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 /// The images and their golden logits.
 fn golden(case: &str) -> Vec<(Array3<f64>, Vec<f64>)> {
-    let text = std::fs::read_to_string(folder(case).join("golden.json")).unwrap();
+    let text = std::fs::read_to_string(load(case).path().join("golden.json")).unwrap();
     let golden: Value = serde_json::from_str(&text).unwrap();
     let pairs =
         golden["inputs"].as_array().unwrap().iter().zip(golden["outputs"].as_array().unwrap());

@@ -3,15 +3,12 @@
 //!
 //! `LEMON_CASES` sets the number of random pairs (default 200).
 
-#[path = "common/networks.rs"]
-mod networks;
-
 use lemon_check::checkpoint::Dtype;
 use lemon_check::model::convolutional::describe_convnet;
+use lemon_check::testing::convolutional::networks::{Networks, apart, logits};
 use lemon_check::testing::convolutional::{CONV_MUTANTS, ConvCase, random_images};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::{Intent, WeightStyle};
-use networks::{Networks, apart, logits};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn cases() -> u64 {

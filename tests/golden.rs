@@ -118,6 +118,29 @@ fn every_family_has_a_golden_case() {
 }
 
 #[test]
+fn every_stored_tensor_is_read() {
+    for name in cases() {
+        let Case { checkpoint, model, .. } = load(&name);
+        assert_eq!(model.strangers(&checkpoint), Vec::<&str>::new(), "{name}");
+    }
+}
+
+#[test]
+fn writing_the_sizes_that_a_model_has_changes_nothing() {
+    for name in cases() {
+        let Case { checkpoint, model, inputs, .. } = load(&name);
+        let layers: Vec<usize> = (0..model.sizes.layers).collect();
+        let mut config = checkpoint.config().clone();
+        (model.family.configure)(&mut config, &model.sizes, &layers);
+        let again = Checkpoint::in_memory(&name, config, checkpoint.tensors().clone());
+        let again_model = describe(&again).unwrap();
+        assert_eq!(again_model.sizes, model.sizes, "{name}");
+        let run = |of: &Checkpoint, model: &Model| run_batch::<f64>(of, model, &inputs).unwrap();
+        assert_eq!(run(&again, &again_model), run(&checkpoint, &model), "{name}");
+    }
+}
+
+#[test]
 fn f64_agrees_with_transformers_and_timm() {
     for name in cases() {
         let worst = worst::<f64>(&load(&name));

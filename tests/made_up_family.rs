@@ -1,13 +1,11 @@
 //! A family costs one file: here is one that nothing else has heard of, expanded, run and proven.
 
-mod common;
-
-use common::{difference, run};
 use lemon_check::certify::certify;
 use lemon_check::checkpoint::{Checkpoint, Config, Dtype, Tensor};
 use lemon_check::expand::{Options, Target, expand};
 use lemon_check::forward::Input as Given;
 use lemon_check::model::*;
+use lemon_check::testing::models::{difference, run};
 use lemon_check::testing::random::{Draw, generator};
 use serde_json::json;
 use std::collections::BTreeMap;

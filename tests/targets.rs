@@ -1,13 +1,11 @@
 //! Random targets are legal, reach what they are meant to reach, and expand without loss.
 
-mod common;
-
-use common::{Models, difference, run};
 use lemon_check::Class;
 use lemon_check::checkpoint::Dtype;
+use lemon_check::testing::models::{difference, run};
 use lemon_check::testing::random::generator;
 use lemon_check::testing::shrink::smallest;
-use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, inputs};
+use lemon_check::testing::{Architecture, Models, SourceCase, TargetCase, WeightStyle, inputs};
 use std::collections::BTreeMap;
 
 #[test]
@@ -81,7 +79,7 @@ fn a_target_reads_back_from_its_json() {
 #[test]
 fn expansions_in_f64_compute_what_the_source_computes() {
     for architecture in Architecture::ALL {
-        for seed in 0..40 {
+        for seed in 0..100 {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::F64;
                 source.weights = WeightStyle::Random;
@@ -117,7 +115,7 @@ fn impossible_targets_are_refused() {
 
 #[test]
 fn a_failing_pair_shrinks_to_the_least_that_still_fails() {
-    for architecture in [Architecture::Gpt2, Llama, Phi, Bert] {
+    for architecture in Architecture::ALL {
         let mut rng = generator(5);
         let mut source = SourceCase::random(architecture, &mut rng);
         source.resize(|sizes| sizes.intermediate = sizes.intermediate.max(3)).unwrap();

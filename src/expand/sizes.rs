@@ -353,8 +353,6 @@ impl Limits<'_> {
             (Some(fields.layers), sizes.layers, |t, n| t.layers = n),
             (sizes.experts.map(|_| EXPERTS), experts, |t, n| t.experts = n),
         ];
-        // Those of the width and the heads, which depend on each other.
-        const COUPLED: usize = 4;
         let mut choices = Vec::new();
         for (index, (field, now, set)) in knobs.into_iter().enumerate() {
             let Some(field) = field else { continue };
@@ -363,16 +361,15 @@ impl Limits<'_> {
                 set(&mut changed, size);
                 changed
             };
-            // What fails with the source's own size, which suits itself, fails with any.
-            let own = match index < COUPLED {
-                true => Target {
-                    hidden: None,
-                    heads: None,
-                    kv_heads: None,
-                    head_dim: None,
-                    ..target.clone()
-                },
-                false => with(None),
+            // What fails with the source's own size, which suits itself, fails with any; and so with
+            // those of the sizes that must suit each other.
+            let kept = target.clone();
+            let own = match (index, fields.head_dim) {
+                (0..=3, None) => {
+                    Target { hidden: None, heads: None, kv_heads: None, head_dim: None, ..kept }
+                }
+                (1 | 2, Some(_)) => Target { heads: None, kv_heads: None, ..kept },
+                _ => with(None),
             };
             if !self.works(&own) {
                 continue;

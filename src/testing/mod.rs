@@ -7,12 +7,14 @@
 
 pub mod convolutional;
 pub mod inputs;
+pub mod models;
 pub mod mutants;
 pub mod random;
 pub mod shrink;
 pub mod source;
 pub mod target;
 
+pub use models::Models;
 pub use mutants::{Editor, Intent, Mutant, Mutated, Pair};
 pub use source::{Architecture, SourceCase, WeightStyle};
 pub use target::{FreeParts, TargetCase};

@@ -8,7 +8,7 @@ use lemon_check::testing::random::generator;
 use lemon_check::testing::{Architecture, SourceCase, TargetCase, WeightStyle, inputs};
 
 /// Pairs per family.
-const CASES: u64 = 60;
+const CASES: u64 = 200;
 
 /// The difference of one random pair, as a fraction of the spread of the outputs, and what shows
 /// it.

@@ -1,6 +1,7 @@
 //! Random residual convolutional networks, what to expand them to, and deliberate mistakes.
 
 mod mutants;
+pub mod networks;
 mod target;
 mod weights;
 

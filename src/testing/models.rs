@@ -1,27 +1,35 @@
 //! Pairs of models for tests, and how far their outputs differ.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
-use lemon_check::checkpoint::Checkpoint;
-use lemon_check::expand::expand;
-use lemon_check::forward::{Input, Outputs, run_batch};
-use lemon_check::model::{Model, Norm, NormKind, Step, describe};
-use lemon_check::testing::random::generator;
-use lemon_check::testing::{Architecture, Pair, SourceCase, TargetCase};
+use super::random::generator;
+use super::{Architecture, Pair, SourceCase, TargetCase};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::expand::expand;
+use crate::forward::{Input, Outputs, run_batch};
+use crate::model::{Model, Norm, NormKind, Step, describe};
 
 /// A source, its expansion, and what reproduces them.
 pub struct Models {
+    /// What the source is made from.
     pub source_case: SourceCase,
+    /// What it is expanded to.
     pub target_case: TargetCase,
+    /// The source.
     pub source: Checkpoint,
+    /// What its tensors mean.
     pub source_model: Model,
+    /// The expansion.
     pub expanded: Checkpoint,
+    /// What its tensors mean.
     pub expanded_model: Model,
 }
 
 impl Models {
     /// Expands `source` to `target`.
-    pub fn build(source: SourceCase, target: TargetCase) -> lemon_check::Result<Models> {
+    ///
+    /// # Errors
+    /// If the source is no legal case, or the expansion is refused.
+    pub fn build(source: SourceCase, target: TargetCase) -> Result<Models> {
         let checkpoint = source.build()?;
         let model = describe(&checkpoint)?;
         let expanded = expand(&checkpoint, &model, &target.options())?;
@@ -36,19 +44,24 @@ impl Models {
     }
 
     /// A random pair; `adjust` may change the source before the target is drawn.
+    ///
+    /// # Errors
+    /// If the expansion is refused, or `adjust` made the source no legal case; the message holds
+    /// both cases as JSON.
     pub fn random(
         architecture: Architecture,
         seed: u64,
         adjust: impl Fn(&mut SourceCase),
-    ) -> lemon_check::Result<Models> {
+    ) -> Result<Models> {
         let mut rng = generator(seed);
         let mut source = SourceCase::random(architecture, &mut rng);
         adjust(&mut source);
         let target = TargetCase::random(&source, &mut rng);
         let shown = format!("seed {seed}: {}", replay(&source, &target));
-        Models::build(source, target).inspect_err(|e| eprintln!("{e}\n{shown}"))
+        Models::build(source, target).map_err(|e| Error::new(e.class(), format!("{e}\n{shown}")))
     }
 
+    /// Both models, for a mutant to change.
     pub fn pair(&self) -> Pair<'_> {
         Pair {
             source: &self.source,
@@ -74,7 +87,7 @@ impl Models {
 }
 
 /// The norms over the channels of the stream.
-pub fn norms(model: &Model) -> Vec<&Norm> {
+fn norms(model: &Model) -> Vec<&Norm> {
     let sublayers = || model.layers.iter().flatten();
     let branches = sublayers().flat_map(|s| &s.branches);
     let steps = model.outputs.iter().flat_map(|o| &o.steps).filter_map(|step| match step {
@@ -95,6 +108,9 @@ fn replay(source: &SourceCase, target: &TargetCase) -> String {
 }
 
 /// Runs a model in f64.
+///
+/// # Panics
+/// If it cannot be run: see [`run_batch`].
 pub fn run(checkpoint: &Checkpoint, model: &Model, inputs: &[Input]) -> Vec<Outputs<f64>> {
     run_batch(checkpoint, model, inputs).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -102,6 +118,9 @@ pub fn run(checkpoint: &Checkpoint, model: &Model, inputs: &[Input]) -> Vec<Outp
 /// The largest difference of two runs in rows that mean anything, over the spread (largest minus
 /// smallest) of the first run's numbers of that output. Where the second has more channels, its
 /// first ones are compared.
+///
+/// # Panics
+/// If the two are no runs on the same inputs, or return other outputs.
 pub fn difference(one: &[Outputs<f64>], other: &[Outputs<f64>]) -> f64 {
     assert_eq!(one.len(), other.len());
     let mut worst = 0.0f64;
@@ -122,49 +141,4 @@ pub fn difference(one: &[Outputs<f64>], other: &[Outputs<f64>]) -> f64 {
         worst = worst.max(apart / spread);
     }
     worst
-}
-
-/// How far the second run's outputs are from a linear image of the first's: the largest residual
-/// of a least-squares fit `y_other = E y_one` over all rows that mean anything, over the largest
-/// number. For outputs of hidden channels, which a lossless expansion may return so. `None` where
-/// there are not clearly more rows than channels, so that anything would fit.
-pub fn linear_misfit(one: &[Outputs<f64>], other: &[Outputs<f64>], output: usize) -> Option<f64> {
-    let gather = |all: &[Outputs<f64>]| {
-        let mut columns: Vec<Vec<f64>> = vec![Vec::new(); all[0].outputs[output].values.ncols()];
-        for result in all.iter().map(|outputs| &outputs.outputs[output]) {
-            for (row, _) in result.meaningful.iter().enumerate().filter(|(_, m)| **m) {
-                let values = result.values.row(row);
-                columns.iter_mut().zip(values).for_each(|(column, value)| column.push(*value));
-            }
-        }
-        columns
-    };
-    let (from, to) = (gather(one), gather(other));
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
-    let remove = |column: &mut Vec<f64>, basis: &[Vec<f64>]| {
-        // Twice, because once leaves rounding errors along the basis.
-        for unit in basis.iter().chain(basis) {
-            let along = dot(column, unit);
-            column.iter_mut().zip(unit).for_each(|(x, u)| *x -= along * u);
-        }
-    };
-    if from[0].len() < 2 * from.len() {
-        return None;
-    }
-    let mut basis: Vec<Vec<f64>> = Vec::new();
-    for mut column in from {
-        let before = dot(&column, &column).sqrt();
-        remove(&mut column, &basis);
-        let length = dot(&column, &column).sqrt();
-        if length > 1e-9 * before {
-            basis.push(column.into_iter().map(|x| x / length).collect());
-        }
-    }
-    let largest = to.iter().flatten().fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
-    let mut worst = 0.0f64;
-    for mut column in to {
-        remove(&mut column, &basis);
-        worst = column.iter().fold(worst, |m, x| m.max(x.abs()));
-    }
-    Some(worst / largest)
 }

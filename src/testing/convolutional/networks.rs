@@ -1,29 +1,38 @@
 //! Pairs of residual convolutional networks for tests.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
-use lemon_check::certify::{Certificate, certify_convnets};
-use lemon_check::checkpoint::Checkpoint;
-use lemon_check::expand::expand_convnet;
-use lemon_check::forward::{Weights, run_convnet};
-use lemon_check::model::convolutional::{ConvNet, describe_convnet};
-use lemon_check::testing::convolutional::{ConvCase, ConvPair, ConvTargetCase};
-use lemon_check::testing::random::generator;
+use super::{ConvCase, ConvPair, ConvTargetCase};
+use crate::certify::{Certificate, certify_convnets};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::expand::expand_convnet;
+use crate::forward::{Weights, run_convnet};
+use crate::model::convolutional::{ConvNet, describe_convnet};
+use crate::testing::random::generator;
 use ndarray::{Array1, Array3};
 
 /// A source, its expansion, and what reproduces them.
 pub struct Networks {
+    /// What the source is made from.
     pub source_case: ConvCase,
+    /// What it is expanded to.
     pub target_case: ConvTargetCase,
+    /// The source.
     pub source: Checkpoint,
+    /// What its tensors mean.
     pub source_net: ConvNet,
+    /// The expansion.
     pub expanded: Checkpoint,
+    /// What its tensors mean.
     pub expanded_net: ConvNet,
 }
 
 impl Networks {
     /// A random pair; `adjust` may change the source before the target is drawn.
-    pub fn random(seed: u64, adjust: impl Fn(&mut ConvCase)) -> lemon_check::Result<Networks> {
+    ///
+    /// # Errors
+    /// If the expansion is refused, or `adjust` made the source no legal case; the message holds
+    /// both cases.
+    pub fn random(seed: u64, adjust: impl Fn(&mut ConvCase)) -> Result<Networks> {
         let mut rng = generator(seed);
         let mut source_case = ConvCase::random(&mut rng);
         adjust(&mut source_case);
@@ -31,18 +40,23 @@ impl Networks {
         let source = source_case.build()?;
         let source_net = describe_convnet(&source)?;
         let (target, options) = target_case.request();
-        let expanded = expand_convnet(&source, &source_net, &target, &options)
-            .inspect_err(|e| eprintln!("{e}\nseed {seed}: {source_case:?}\n{target_case:?}"))?;
+        let expanded = expand_convnet(&source, &source_net, &target, &options).map_err(|e| {
+            Error::new(e.class(), format!("{e}\nseed {seed}: {source_case:?}\n{target_case:?}"))
+        })?;
         let expanded_net = describe_convnet(&expanded)?;
         Ok(Networks { source_case, target_case, source, source_net, expanded, expanded_net })
     }
 
+    /// Both networks, for a mutant to change.
     pub fn pair(&self) -> ConvPair<'_> {
         let Networks { source_net, expanded, expanded_net, .. } = self;
         ConvPair { source_net, expanded, expanded_net }
     }
 
     /// Holds `expanded` against the source.
+    ///
+    /// # Panics
+    /// If a tensor cannot be read.
     pub fn certificate(&self, expanded: &Checkpoint, net: &ConvNet) -> Certificate {
         certify_convnets((&self.source, &self.source_net), (expanded, net))
             .unwrap_or_else(|e| panic!("{e}\n{}", self.replay()))
@@ -57,6 +71,9 @@ impl Networks {
 }
 
 /// The logits for each image, in f64.
+///
+/// # Panics
+/// If the network cannot be run: see [`run_convnet`].
 pub fn logits(checkpoint: &Checkpoint, net: &ConvNet, images: &[Array3<f64>]) -> Vec<Array1<f64>> {
     let weights = Weights::new(checkpoint);
     let run = |image| run_convnet(&weights, net, image).unwrap_or_else(|e| panic!("{e}"));
