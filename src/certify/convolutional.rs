@@ -6,8 +6,9 @@
 //! tap by tap, with convolutions. BatchNorm is folded into the convolution in front of it. So each
 //! folded convolution of the expanded network, summed over copies, must have the rows of the
 //! source's, copied; which row is a copy of which is read off the rows themselves, shortcut
-//! included. What reads a channel that is always zero in both networks does not matter. A block whose last folded convolution is zero passes its input on, which is a ReLU's
-//! output and so is not negative.
+//! included. What reads a channel that is always zero in both networks does not matter. A block
+//! whose last folded convolution is zero passes its input on, which is a ReLU's output and so is
+//! not negative.
 
 mod copies;
 mod fold;

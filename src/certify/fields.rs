@@ -87,7 +87,7 @@ impl Network<'_> {
 const FIXED_EPS: &str = "ε (fixed in the family's code)";
 
 /// A number of the configuration that is not what it must be.
-fn of_field(field: &str, place: &str, (expected, got): (f64, f64)) -> Failure {
+pub(super) fn of_field(field: &str, place: &str, (expected, got): (f64, f64)) -> Failure {
     Failure {
         rule: String::new(),
         place: place.into(),

@@ -7,7 +7,9 @@
 //! The neighbours are those of its tensor, its row *and* its column, whichever are smallest. What
 //! is halved in one factor of a product may be doubled in the other without changing the function
 //! (a value row against a column of the output, a channel of γ against a column of what reads it),
-//! so a row that is small as a whole may count as much as any: it is rounding of nothing.
+//! so a row that is small as a whole may count as much as any: it is rounding of nothing. Nor is a
+//! row of exact zeros: noise would have left something, and summed with copies that are small as a
+//! whole, a floor as high as the tensor's would hide these.
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Lens;
@@ -54,7 +56,7 @@ impl Floors {
             return Floors::even(rows, cols, dtype.subnormal_roundoff());
         };
         let floor = |line: Option<f64>| {
-            let typical = line.map_or(whole, |line| whole.min(NEAR * line));
+            let typical = line.map_or(0.0, |line| whole.min(NEAR * line));
             (unit.min(ARITHMETIC) * typical).max(dtype.subnormal_roundoff())
         };
         let row = |row| floor(median(cols, LINE_SAMPLES, |col| size(row, col)));

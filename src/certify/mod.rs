@@ -17,6 +17,7 @@
 //! | mixtures of experts | `experts` |
 //! | sublayers that write nothing | `align`, `sublayer` |
 //! | `ε_T = η² ε_S`, windows, active experts | `fields` |
+//! | the base of rotary frequencies | `frequencies` |
 //! | heads | `outputs` |
 //!
 //! The equations are sufficient, not necessary: one that fails is a reason to look for an input on
@@ -37,6 +38,7 @@ mod experts;
 mod explain;
 mod fields;
 mod floors;
+mod frequencies;
 mod head_norm;
 mod layer_scale;
 mod map;
@@ -78,6 +80,19 @@ use sublayer::{NO_NORM, Network, kind};
 /// # Errors
 /// If a tensor cannot be read, or holds a number that is not finite.
 pub fn certify(
+    source: (&Checkpoint, &Model),
+    expanded: (&Checkpoint, &Model),
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Certificate> {
+    let mut certificate = held(source, expanded, progress)?;
+    if let Some(failure) = frequencies::base_fault(source, expanded, &certificate)? {
+        certificate.failures.insert(0, failure);
+    }
+    Ok(certificate)
+}
+
+/// [`certify`], but for what it takes a second look to name.
+fn held(
     source: (&Checkpoint, &Model),
     expanded: (&Checkpoint, &Model),
     progress: &(dyn Fn(u64, u64) + Sync),

@@ -26,6 +26,8 @@ use crate::model::{Attention, Linear, Norm};
 /// A head's pattern: its channels that contribute.
 pub(super) struct Pattern {
     channels: Vec<Channel>,
+    /// Those whose query or key is zero: nothing, or what rounding took from a small one.
+    zeros: Vec<Channel>,
     /// The bias of each bucket but the first less that of the first, `[1, n]`; no number without
     /// relative positions.
     distances: Bounded,
@@ -142,10 +144,11 @@ pub(super) fn patterns(
             });
         }
         channels.extend((2 * turned..size).map(plain));
-        channels.retain(|c| !c.key.row(0).is_zero(0.0) && !c.query.row(0).is_zero(0.0));
+        let is_zero = |c: &Channel| c.key.row(0).is_zero(0.0) || c.query.row(0).is_zero(0.0);
+        let (zeros, channels) = channels.into_iter().partition(is_zero);
         let normed = norms.map(|_| [head, head / group]);
         let distances = distances.slice(head, 1);
-        Pattern { channels, distances, normed, denominators: denominators.clone() }
+        Pattern { channels, zeros, distances, normed, denominators: denominators.clone() }
     };
     Ok((0..attention.heads).map(pattern).collect())
 }
@@ -192,7 +195,12 @@ impl Pattern {
                 None => return None,
             }
         }
-        let rest = free.iter().all(|theirs| other.is_negligible(&other.channels[*theirs], units));
+        let mut zeros: Vec<&Channel> = self.zeros.iter().collect();
+        let rest = free.iter().map(|theirs| &other.channels[*theirs]).all(|theirs| {
+            let lost = zeros.iter().position(|zero| zero.equals(theirs, units));
+            let negligible = other.is_negligible(theirs, units);
+            negligible || lost.map(|place| zeros.swap_remove(place)).is_some()
+        });
         rest.then_some(partners)
     }
 
@@ -230,6 +238,14 @@ impl Pattern {
 }
 
 impl Channel {
+    /// Whether keys and queries are equal as they stand.
+    fn equals(&self, other: &Channel, units: f64) -> bool {
+        let equal = |a: &Bounded, b: &Bounded| a.row(0).equals(&b.row(0), Ratio::ONE, units);
+        (self.frequency - other.frequency).abs() <= 1e-12 * self.frequency.abs()
+            && equal(&self.key, &other.key)
+            && equal(&self.query, &other.query)
+    }
+
     /// The ratio of the keys, if the two are equal: opposite ratios cancel in the product.
     fn ratio(&self, other: &Channel, units: f64) -> Option<Ratio> {
         if (self.frequency - other.frequency).abs() > 1e-12 * self.frequency.abs() {

@@ -1,6 +1,6 @@
 //! A stack of layers with its own stream: the whole model, or the encoder beside a decoder.
 
-use super::discover;
+use super::discover::{self, Part};
 use super::map::Map;
 use super::squares::Ledger;
 use super::stream::{Factor, Stream, written_map};
@@ -40,14 +40,34 @@ impl Stack<'_> {
             );
             ledger.unknown(place("embedding"), reason);
         }
-        Stream { source, expanded, map: &found.map, layer_norm }.embedding(&parts, ledger)?;
-        let map = self.behind_norm(network, found.map.clone(), ledger)?;
-        let map = layers(network, map, self, ledger)?;
-        for mut told in ledger.notes.tell(&found.map, self.layers) {
+        let (mut stream, mut behind, mut held) = self.hold_by(network, found.map, &parts)?;
+        // A factor on what all layers read may be a table's mistake instead: where code multiplies
+        // tables, by a number that changes with the width.
+        let in_code = parts.iter().any(|part| part.scale.0 != part.scale.1);
+        if in_code && stream.scale != 1.0 && held.faults() >= 1.0 {
+            let plain = Map { scale: 1.0, scale_error: 0.0, ..stream.clone() };
+            let other = self.hold_by(network, plain, &parts)?;
+            if other.2.faults() < held.faults() {
+                (stream, behind, held) = other;
+            }
+        }
+        ledger.append(held);
+        for mut told in ledger.notes.tell(&stream, self.layers) {
             told.space = place(&told.space);
             ledger.certificate.maps.push(told);
         }
-        Ok(Some(map))
+        Ok(Some(behind))
+    }
+
+    /// Holds embeddings and layers by this map of the stream; gives it, and the map behind the last
+    /// layer.
+    fn hold_by(&self, network: &Network, map: Map, parts: &[Part]) -> Result<(Map, Map, Ledger)> {
+        let &Network { source, expanded, layer_norm, .. } = network;
+        let mut held = Ledger::new();
+        Stream { source, expanded, map: &map, layer_norm }.embedding(parts, &mut held)?;
+        let behind = self.behind_norm(network, map.clone(), &mut held)?;
+        let behind = layers(network, behind, self, &mut held)?;
+        Ok((map, behind, held))
     }
 
     /// The map behind the norms of the embeddings, if they have some.

@@ -7,7 +7,7 @@
 use super::bounded::Bounded;
 use super::certificate::Reach;
 use super::discover::Part;
-use super::explain;
+use super::explain::{self, constant_ratio};
 use super::map::{Entry, Map};
 use super::side::Side;
 use super::squares::{Ledger, Place, Residual, failure};
@@ -72,7 +72,16 @@ impl Stream<'_> {
             let (row, channel) = residual.worst;
             let (r, c) = if part.turned { (channel, row) } else { (row, channel) };
             let place = Place { name: "embedding", tensors: (part.expanded, part.source) };
-            let cause = if part.kept { None } else { self.cause(&residual, channel) };
+            let in_code = part.scale.1 / part.scale.0;
+            let known = [
+                (in_code, "the factor in code, which changes with the width, is not made up for"),
+                (1.0 / in_code, "the factor in code is made up for the wrong way round"),
+            ];
+            let known = if in_code == 1.0 { &[][..] } else { &known };
+            let cause = match part.kept {
+                true => None,
+                false => constant_ratio(&residual, known).or(self.cause(&residual, channel)),
+            };
             let rule = match part.kept {
                 true => "a table in front of a projection must be the source's",
                 false => "every row of the embeddings maps to the expanded stream",

@@ -12,6 +12,7 @@
 mod check;
 mod expand;
 mod logits;
+mod mutants;
 mod output;
 mod pixels;
 mod progress;
@@ -44,6 +45,8 @@ enum Command {
     Expand(expand::ExpandArguments),
     /// Print what MODEL computes for one input, as JSON
     Logits(logits::LogitsArguments),
+    /// Count what the check makes of random expansions and of deliberate mistakes in them
+    Mutants(mutants::MutantsArguments),
 }
 
 /// How a report is written.
@@ -79,6 +82,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
         (Some(Command::Logits(arguments)), _) => {
             finish(logits::run(arguments), Format::Text, &Sink::Stdout)
+        }
+        (Some(Command::Mutants(arguments)), _) => {
+            finish(mutants::run(&arguments), Format::Text, &Sink::Stdout)
         }
         (None, Some(arguments)) => {
             let format = arguments.format;

@@ -132,8 +132,8 @@ pub(super) fn only_multiples(model: &Model) -> Option<&'static str> {
     }
 }
 
-/// Why hidden channels that are returned would be 1/η times the source's where η is not 1: no weight
-/// behind them makes up for it.
+/// Why hidden channels that are returned would be 1/η times the source's where η is not 1: no
+/// weight behind them makes up for it.
 fn returned_larger(model: &Model, eps_is_free: bool) -> Option<&'static str> {
     let writes = |step: &&Step| matches!(step, Step::Norm(_) | Step::Linear(_));
     model.outputs.iter().filter(|output| !output.fixed).find_map(|output| {

@@ -57,7 +57,8 @@ fn for_both(model: &Model, inputs: Vec<Input>) -> Vec<Input> {
 }
 
 /// Inputs that read every row of every table, where the model's tables are small: words in order,
-/// in sequences as long as the positions allow, through all token types and distances. At most `limit` inputs.
+/// in sequences as long as the positions allow, through all token types and distances. At most
+/// `limit` inputs.
 pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> {
     let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
         return images(model, rng);

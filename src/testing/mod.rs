@@ -12,6 +12,7 @@ pub mod mutants;
 pub mod random;
 pub mod shrink;
 pub mod source;
+pub mod survey;
 pub mod target;
 
 pub use models::Models;

@@ -32,8 +32,11 @@ fn a_factor_in_code_that_the_table_ignores_is_caught() {
         scaled(&mut pair.expanded, 6f64.sqrt(), 15f64.sqrt());
         pair
     };
-    // The whole stream is larger: its factor is found, and then the fan-outs are too small.
-    copied(Pair::llama()).is_caught();
+    // The whole stream is larger, and all that layers write to it is too small: one mistake.
+    let table = copied(Pair::llama()).is_caught();
+    assert_eq!(table.tensor, "model.embed_tokens.weight");
+    let cause = table.cause.as_deref().unwrap();
+    assert!(cause.contains("too large everywhere: the factor in code"), "{cause}");
     copied(Pair::gpt2()).is_caught();
 }
 

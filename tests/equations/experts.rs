@@ -217,3 +217,16 @@ fn a_tie_of_the_router_that_rounding_would_break_is_unknown() {
     assert!(broken.apart() > 1e-3);
     broken.is_unknown("cannot tell");
 }
+
+#[test]
+fn what_became_of_experts_is_told() {
+    let told = |places: &Places, active: usize| {
+        let maps = mixture(places, active).certificate().maps;
+        let lines = maps.into_iter().filter(|map| map.space.starts_with("experts"));
+        lines.map(|map| map.words).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[0, 1, 2], 2), ["3: as they are"]);
+    assert_eq!(told(&[2, 0, 1], 2), ["3: permuted"]);
+    let copies = "3 → 6: 2 copies each, copies the same, and they stay so in training";
+    assert_eq!(told(&[0, 1, 2, 0, 1, 2], 4), [copies]);
+}

@@ -109,6 +109,31 @@ fn in_one_neuron_that_is_tiny() {
     mistakes_are_caught(change, |half| half.mlp(0).up.weight, 1);
 }
 
+/// Zeros are no noise that could hide what is small.
+#[test]
+fn in_the_fan_out_of_one_neuron_whose_copies_have_none() {
+    let change = |half: &mut Half, power: i32| {
+        let mlp = half.mlp(0);
+        half.edit(&mlp.down.weight, |matrix| {
+            for copy in (2..matrix.ncols()).filter(|column| neuron(*column)) {
+                let share = matrix.column(copy).to_owned();
+                matrix.column_mut(copy).fill(0.0);
+                let mut first = matrix.column_mut(1);
+                first += &share;
+            }
+        });
+        shift_rows(half, &mlp.up, neuron, -power);
+        shift(half, &mlp.down.weight, 1, neuron, power);
+    };
+    for power in TINY {
+        let pair = Pair::llama().both(|half| change(half, power));
+        let found = pair.certificate();
+        assert!(found.proves_lossless(), "{:?} {:?}", found.failures, found.unknown);
+        let down = pair.expanded.mlp(0).down.weight;
+        pair.but(|half| half.edit(&down, |matrix| matrix[[2, 1]] *= 1.5)).is_caught();
+    }
+}
+
 #[test]
 fn in_one_channel_of_a_norm_that_is_tiny() {
     let change = |half: &mut Half, power: i32| {

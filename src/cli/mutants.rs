@@ -1,0 +1,157 @@
+//! `lemon-check mutants`
+
+use super::output::to_stdout;
+use crate::error::{Class, Error, Result};
+use crate::testing::survey::{Cell, NOISES, Subject, Tally, VISIBLE, survey};
+use clap::Args;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::time::Instant;
+
+#[derive(Args)]
+pub(super) struct MutantsArguments {
+    /// The kind of model, such as `llama` [default: every one]
+    #[arg(long, value_name = "NAME")]
+    family: Option<String>,
+    /// Random pairs per family
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    cases: u64,
+    /// What all random choices follow from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+type Surveys = BTreeMap<Subject, Tally>;
+
+/// Surveys random pairs and prints what became of them, in Markdown; returns the exit code.
+///
+/// # Errors
+/// If the family is unknown, or a pair cannot be made.
+pub(super) fn run(arguments: &MutantsArguments) -> Result<u8> {
+    let subjects = subjects(arguments.family.as_deref())?;
+    let start = Instant::now();
+    let mut surveys = Surveys::new();
+    for subject in subjects {
+        surveys.insert(subject, survey(subject, arguments.cases, arguments.seed)?);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    to_stdout(&page(arguments, &surveys, seconds))?;
+    Ok(u8::from(surveys.values().any(|tally| !tally.notes.is_empty())))
+}
+
+fn subjects(family: Option<&str>) -> Result<Vec<Subject>> {
+    let all = Subject::all();
+    let Some(family) = family else { return Ok(all) };
+    if let Some(subject) = all.iter().find(|subject| subject.name() == family) {
+        return Ok(vec![*subject]);
+    }
+    let names: Vec<String> = all.iter().map(|subject| subject.name()).collect();
+    let error = Error::new(Class::Usage, format!("no random models are made of family {family:?}"));
+    Err(error.help(format!("give one of {}, or none for all", names.join(", "))))
+}
+
+fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String {
+    let MutantsArguments { family, cases, seed } = arguments;
+    let asked = family.iter().map(|family| format!(" --family {family}")).collect::<String>();
+    let mut page = format!(
+        "# Which mistakes are found\n\n`lemon-check mutants{asked} --cases {cases} --seed {seed}` \
+         (lemon-check {}, {seconds:.0} s)\n\n\
+         Random expansions of random models, {cases} per family, each with every deliberate change \
+         of the catalogue\nthat applies. Both models are run: a change counts if an output differs \
+         by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more than \
+         {NOISES} times what one rounding of every weight does.\n\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let all = surveys.values();
+    let rights = all.clone().map(Tally::all_rights);
+    let (pairs, proven) = rights.fold((0, 0), |(p, n), right| (p + right.pairs, n + right.proven));
+    let total = |equivalent: bool, part: fn(&Cell) -> usize| -> usize {
+        all.clone().map(|tally| part(&tally.all_cells(equivalent))).sum()
+    };
+    let changed = total(false, |cell| cell.changed);
+    let share = |part: usize| 100.0 * part as f64 / changed.max(1) as f64;
+    let tensor = total(false, |cell| cell.tensor);
+    let equation = total(false, |cell| cell.equation);
+    let lines = [
+        ("right expansions", pairs.to_string()),
+        ("of these not proven: false alarms", (pairs - proven).to_string()),
+        ("mistakes that change an output", changed.to_string()),
+        ("of these missed", total(false, |cell| cell.missed).to_string()),
+        (
+            "of these, a changed tensor is blamed first",
+            format!("{tensor} ({:.2} %)", share(tensor)),
+        ),
+        (
+            "of these, that or another tensor of its equations",
+            format!("{} ({:.2} %)", tensor + equation, share(tensor + equation)),
+        ),
+        ("equivalent changes", total(true, |cell| cell.equal).to_string()),
+        ("of these proven", total(true, |cell| cell.proven).to_string()),
+    ];
+    page += "| | |\n| --- | --- |\n";
+    for (what, count) in lines {
+        let _ = writeln!(page, "| {what} | {count} |");
+    }
+    page += "\n## Right expansions\n\n`proven/pairs`, by number format.\n\n";
+    let formats: BTreeSet<&str> =
+        all.clone().flat_map(|tally| tally.rights.keys().copied()).collect();
+    let rows: Vec<&str> = formats.into_iter().collect();
+    table(&mut page, surveys, &rows, |tally, format| {
+        let right = tally.rights.get(format)?;
+        Some(format!("{}/{}", right.proven, right.pairs))
+    });
+    page += "\n## Mistakes\n\n`tensor+equation/changed`: an output changed in so many pairs, in so \
+             many of them a changed tensor or field is\nblamed first, or another tensor of the same \
+             equations. `·`: it changed no output; `–`: it never applied.\n\n";
+    changes(&mut page, surveys, false);
+    page += "\n## Equivalent changes\n\n`proven/applied`.\n\n";
+    changes(&mut page, surveys, true);
+    let notes: Vec<&String> = all.flat_map(|tally| &tally.notes).collect();
+    if !notes.is_empty() {
+        page += "\n## What should not be\n\n";
+        for note in notes {
+            let _ = writeln!(page, "- {}", note.replace('\n', " "));
+        }
+    }
+    page
+}
+
+fn changes(page: &mut String, surveys: &Surveys, equivalent: bool) {
+    let names: BTreeSet<&str> = surveys
+        .values()
+        .flat_map(|tally| tally.cells.keys())
+        .filter(|(kind, _)| *kind == equivalent)
+        .map(|(_, name)| *name)
+        .collect();
+    let rows: Vec<&str> = names.into_iter().collect();
+    table(page, surveys, &rows, |tally, name| {
+        let (_, cell) =
+            tally.cells.iter().find(|((kind, n), _)| *kind == equivalent && *n == name)?;
+        Some(match cell {
+            Cell { missed, changed, .. } if *missed > 0 => format!("**missed {missed}**/{changed}"),
+            Cell { changed: 0, .. } if !equivalent => "·".into(),
+            Cell { tensor, equation: 0, changed, .. } if !equivalent => {
+                format!("{tensor}/{changed}")
+            }
+            Cell { tensor, equation, changed, .. } if !equivalent => {
+                format!("{tensor}+{equation}/{changed}")
+            }
+            Cell { changed: 0, proven, equal, .. } => format!("{proven}/{equal}"),
+            Cell { changed, .. } => format!("**{changed} changed an output**"),
+        })
+    });
+}
+
+fn table(
+    page: &mut String,
+    surveys: &Surveys,
+    rows: &[&str],
+    cell: impl Fn(&Tally, &str) -> Option<String>,
+) {
+    let names: Vec<String> = surveys.keys().map(|subject| subject.name()).collect();
+    let _ = writeln!(page, "| | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));
+    for row in rows {
+        let cells = surveys.values().map(|tally| cell(tally, row).unwrap_or_else(|| "–".into()));
+        let _ = writeln!(page, "| {row} | {} |", cells.collect::<Vec<_>>().join(" | "));
+    }
+}

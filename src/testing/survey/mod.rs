@@ -1,0 +1,132 @@
+//! How much a check can be trusted, counted: random right expansions that it must prove, and
+//! deliberate changes of them, which it must find where they change an output.
+//!
+//! What a change does is found by running both models in f64, never by its name: a mistake that
+//! changes no output is none, and an equivalent change that changes one is a bug of the catalogue.
+
+mod networks;
+mod tally;
+mod transformers;
+
+pub use tally::{Cell, Right, Tally};
+
+use super::random::generator;
+use super::{Architecture, Intent};
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::Result;
+use rand::RngCore;
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+
+/// A change of an output below this, relative to its spread, is not told from rounding in f64.
+pub const VISIBLE: f64 = 1e-10;
+
+/// In coarser formats a change must be so many times what one rounding of every weight is measured
+/// to do.
+pub const NOISES: f64 = 16.0;
+
+/// What random models are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A Transformer of this family.
+    Transformer(Architecture),
+    /// A residual convolutional network.
+    ResNet,
+}
+
+impl Subject {
+    /// Every one.
+    pub fn all() -> Vec<Subject> {
+        let transformers = Architecture::ALL.into_iter().map(Subject::Transformer);
+        transformers.chain([Subject::ResNet]).collect()
+    }
+
+    /// The name that it is asked for by, such as `gpt2`.
+    pub fn name(self) -> String {
+        match self {
+            Subject::ResNet => "resnet".into(),
+            Subject::Transformer(architecture) => match serde_json::to_value(architecture) {
+                Ok(serde_json::Value::String(name)) => name,
+                _ => architecture.name().into(),
+            },
+        }
+    }
+}
+
+/// Surveys `cases` random pairs of one kind, all that follows from `seed`.
+///
+/// # Errors
+/// If an expansion that should be possible is refused, or a model cannot be read or run: a bug.
+pub fn survey(subject: Subject, cases: u64, seed: u64) -> Result<Tally> {
+    let one = |case: u64| {
+        // Neighbouring seeds ask for other cases.
+        let seed = generator(seed ^ case.rotate_left(32)).next_u64();
+        match subject {
+            Subject::Transformer(architecture) => transformers::judge(architecture, seed),
+            Subject::ResNet => networks::judge(seed),
+        }
+    };
+    (0..cases).into_par_iter().map(one).try_reduce(Tally::default, |a, b| Ok(a.plus(b)))
+}
+
+/// A mutant, as it was judged.
+struct Judged<'a> {
+    name: &'static str,
+    intent: Intent,
+    /// The largest change of an output relative to its spread, and what counts as a change.
+    apart: f64,
+    visible: f64,
+    proven: bool,
+    /// The first tensor or field that is blamed.
+    blamed: Option<&'a str>,
+    /// What was changed: tensors, or the field.
+    changed: &'a BTreeSet<&'a str>,
+    /// Tensors that enter an equation together.
+    equations: &'a [BTreeSet<&'a str>],
+    /// What reproduces it.
+    replay: &'a dyn Fn() -> String,
+}
+
+impl Tally {
+    fn count(&mut self, judged: Judged) {
+        let cell =
+            self.cells.entry((judged.intent == Intent::Equivalent, judged.name)).or_default();
+        if judged.apart <= judged.visible {
+            cell.equal += 1;
+            cell.proven += usize::from(judged.proven);
+            return;
+        }
+        cell.changed += 1;
+        if judged.proven || judged.intent == Intent::Equivalent {
+            cell.missed += usize::from(judged.proven);
+            let (name, apart) = (judged.name, judged.apart);
+            let what = if judged.proven { "is missed" } else { "is no equivalent change" };
+            self.notes.push(format!("{name} {what}, {apart:e} apart: {}", (judged.replay)()));
+        }
+        let Some(blamed) = judged.blamed else { return };
+        if judged.changed.contains(blamed) {
+            cell.tensor += 1;
+        } else if judged.equations.iter().any(|tensors| {
+            tensors.contains(blamed) && judged.changed.iter().any(|name| tensors.contains(name))
+        }) {
+            cell.equation += 1;
+        }
+    }
+}
+
+/// The tensors whose bytes differ, and what the mutant says it changed if that is a field.
+fn changed<'a>(before: &Checkpoint, after: &'a Checkpoint, subject: &'a str) -> BTreeSet<&'a str> {
+    let differs = |name: &str| {
+        let tensors = (before.tensors().get(name), after.tensors().get(name));
+        !matches!(tensors, (Some(a), Some(b)) if a.bytes() == b.bytes())
+    };
+    let tensors = after.tensors().keys().map(String::as_str).filter(|name| differs(name));
+    let field = (!after.has(subject)).then_some(subject);
+    tensors.chain(field).collect()
+}
+
+/// The coarsest format of a checkpoint's numbers.
+fn coarsest(checkpoint: &Checkpoint) -> Dtype {
+    let formats = checkpoint.tensors().values().filter_map(|tensor| tensor.dtype);
+    formats.max_by(|a, b| a.unit_roundoff().total_cmp(&b.unit_roundoff())).unwrap_or(Dtype::F64)
+}

@@ -1,0 +1,60 @@
+//! One random ResNet, its expansion, and every change of it.
+
+use super::{Judged, Tally, VISIBLE, changed, coarsest};
+use crate::checkpoint::Dtype;
+use crate::error::Result;
+use crate::model::Lens;
+use crate::model::convolutional::{ConvNet, Convolution, describe_convnet};
+use crate::testing::convolutional::networks::{Networks, apart, logits};
+use crate::testing::convolutional::{CONV_MUTANTS, random_images};
+use crate::testing::random::generator;
+use std::collections::BTreeSet;
+
+/// Judges the pair of this seed, and each change that applies to it.
+pub(super) fn judge(seed: u64) -> Result<Tally> {
+    let pair = Networks::random(seed, |_| ())?;
+    let replay = || format!("seed {seed}, {}", pair.replay());
+    let found = pair.certificate(&pair.expanded, &pair.expanded_net);
+    let mut tally = Tally::default();
+    tally.right(pair.source_case.dtype, found.proves_lossless());
+    if !found.proves_lossless() {
+        let first = (found.failures.first(), found.unknown.first());
+        tally.notes.push(format!("a right expansion is not proven, {first:?}: {}", replay()));
+    }
+    // What one rounding of every weight does is measured for Transformers only.
+    if coarsest(&pair.expanded) != Dtype::F64 {
+        return Ok(tally);
+    }
+    let images = random_images(&pair.source_net, &mut generator(seed));
+    let right = logits(&pair.expanded, &pair.expanded_net, &images);
+    for mutant in CONV_MUTANTS {
+        let Some(mutated) = mutant.apply(&pair.pair(), seed)? else { continue };
+        let net = describe_convnet(&mutated.checkpoint)?;
+        let found = pair.certificate(&mutated.checkpoint, &net);
+        tally.count(Judged {
+            name: mutant.name,
+            intent: mutant.intent,
+            apart: apart(&right, &logits(&mutated.checkpoint, &net, &images)),
+            visible: VISIBLE,
+            proven: found.proves_lossless(),
+            blamed: found.failures.first().map(|failure| failure.tensor.as_str()),
+            changed: &changed(&pair.expanded, &mutated.checkpoint, &mutated.subject),
+            equations: &equations(&net),
+            replay: &replay,
+        });
+    }
+    Ok(tally)
+}
+
+/// The tensors of the stem, of each block, and of the head.
+fn equations(net: &ConvNet) -> Vec<BTreeSet<&str>> {
+    let blocks = net.stages.iter().flatten();
+    let blocks =
+        blocks.map(|block| tensors(block.convolutions.iter().chain(&block.shortcut).collect()));
+    let head = net.head.lenses().map(Lens::name).collect();
+    [tensors(vec![&net.stem]), head].into_iter().chain(blocks).collect()
+}
+
+fn tensors(convolutions: Vec<&Convolution>) -> BTreeSet<&str> {
+    convolutions.into_iter().flat_map(Convolution::lenses).map(Lens::name).collect()
+}

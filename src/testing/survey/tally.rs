@@ -1,0 +1,92 @@
+//! Counts.
+
+use crate::checkpoint::Dtype;
+use std::collections::BTreeMap;
+
+/// What became of many pairs.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Right expansions, by the name of their number format.
+    pub rights: BTreeMap<&'static str, Right>,
+    /// Changes, by whether they are meant to be equivalent and by name.
+    pub cells: BTreeMap<(bool, &'static str), Cell>,
+    /// What should not be, with what reproduces it.
+    pub notes: Vec<String>,
+}
+
+/// What became of right expansions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Right {
+    /// How many there were.
+    pub pairs: usize,
+    /// How many are proven lossless.
+    pub proven: usize,
+}
+
+/// What became of one change in many pairs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cell {
+    /// Pairs in which an output changed.
+    pub changed: usize,
+    /// Of these, those that are called lossless.
+    pub missed: usize,
+    /// Of these, those in which a changed tensor or field is blamed first.
+    pub tensor: usize,
+    /// Of these, those in which another tensor of the same equations is blamed first.
+    pub equation: usize,
+    /// Pairs in which no output changed.
+    pub equal: usize,
+    /// Of these, those that are proven lossless.
+    pub proven: usize,
+}
+
+impl Tally {
+    /// Counts a right expansion.
+    pub(super) fn right(&mut self, format: Dtype, proven: bool) {
+        let right = self.rights.entry(format.config_name()).or_default();
+        right.pairs += 1;
+        right.proven += usize::from(proven);
+    }
+
+    /// Both together.
+    pub fn plus(mut self, other: Tally) -> Tally {
+        for (format, right) in other.rights {
+            let sum = self.rights.entry(format).or_default();
+            sum.pairs += right.pairs;
+            sum.proven += right.proven;
+        }
+        for (key, cell) in other.cells {
+            let sum = self.cells.entry(key).or_default();
+            *sum = sum.plus(cell);
+        }
+        self.notes.extend(other.notes);
+        self
+    }
+
+    /// All right expansions.
+    pub fn all_rights(&self) -> Right {
+        self.rights.values().fold(Right::default(), |sum, right| Right {
+            pairs: sum.pairs + right.pairs,
+            proven: sum.proven + right.proven,
+        })
+    }
+
+    /// All changes that are meant to be equivalent, or all that are meant to be mistakes.
+    pub fn all_cells(&self, equivalent: bool) -> Cell {
+        let cells = self.cells.iter().filter(|((kind, _), _)| *kind == equivalent);
+        cells.fold(Cell::default(), |sum, (_, cell)| sum.plus(*cell))
+    }
+}
+
+impl Cell {
+    fn plus(self, other: Cell) -> Cell {
+        Cell {
+            changed: self.changed + other.changed,
+            missed: self.missed + other.missed,
+            tensor: self.tensor + other.tensor,
+            equation: self.equation + other.equation,
+            equal: self.equal + other.equal,
+            proven: self.proven + other.proven,
+        }
+    }
+}
