@@ -361,8 +361,8 @@ impl Limits<'_> {
                 set(&mut changed, size);
                 changed
             };
-            // What fails with the source's own size, which suits itself, fails with any; and so with
-            // those of the sizes that must suit each other.
+            // What fails with the source's own size, which suits itself, fails with any; and so
+            // with those of the sizes that must suit each other.
             let kept = target.clone();
             let own = match (index, fields.head_dim) {
                 (0..=3, None) => {
