@@ -44,9 +44,6 @@ fn for_each_seed(property: impl Fn(u64) -> std::result::Result<(), TestCaseError
     runner.run(&any::<u64>().no_shrink(), property).unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Right pairs that are not proven yet: one channel, of tiny weights in bfloat16.
-const FALSE_ALARMS: [(Architecture, u64); 1] = [(Architecture::T5, 8021027246041573360)];
-
 /// An expansion that is right is proven lossless, in every number format; and then the outputs of
 /// f64 files agree to what rounding explains: 8 times what the rounding of the weights is measured
 /// to do, and of the computation (which `storage_noise` of an f64 file is of the size of).
@@ -54,9 +51,6 @@ fn right_expansions_are_proven_and_agree(architecture: Architecture) {
     for_each_seed(|seed| {
         let models = Models::random(architecture, seed, |_| ()).unwrap();
         let found = certificate(&models, (&models.expanded, &models.expanded_model));
-        if FALSE_ALARMS.contains(&(architecture, seed)) {
-            return Ok(());
-        }
         prop_assert!(found.proves_lossless(), "seed {seed}: {}", shown(&found, &models));
         prop_assert!(found.worst_units <= 8.0);
         if models.source_case.dtype != Dtype::F64 || models.is_steep() {

@@ -16,7 +16,8 @@ static SHARD: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 thread_local!(static SCRATCH: Scratch = {
     let scratch = Scratch::default();
-    let other: Vec<u8> = SHARD.iter().map(|byte| if *byte == b'x' { b'y' } else { *byte }).collect();
+    let renamed = SHARD.iter().map(|byte| if *byte == b'x' { b'y' } else { *byte });
+    let other: Vec<u8> = renamed.collect();
     scratch.write("a.safetensors", &SHARD);
     scratch.write("b.safetensors", &other);
     scratch.write("config.json", br#"{"model_type":"gpt2"}"#);

@@ -1,6 +1,9 @@
 //! What the fuzz targets share: models to start from, and a folder to write to.
 
 use lemon_check::checkpoint::{Checkpoint, Config};
+use lemon_check::testing::random::generator;
+use rand::RngCore;
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -86,4 +89,41 @@ impl Golden {
 /// The fields that a text of JSON names; none if it is not JSON.
 pub fn fields(text: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(text).ok()
+}
+
+/// Random words that are read off the bytes of a case, and go on from them for ever.
+pub struct Words<'a> {
+    bytes: &'a [u8],
+    rest: ChaCha8Rng,
+}
+
+impl<'a> Words<'a> {
+    /// Begins with the first of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Words { bytes, rest: generator(bytes.len() as u64) }
+    }
+}
+
+impl RngCore for Words<'_> {
+    fn next_u32(&mut self) -> u32 {
+        (self.next_u64() >> 32) as u32
+    }
+
+    /// One byte decides the highest bits, which choices depend on.
+    fn next_u64(&mut self) -> u64 {
+        let rest = self.rest.next_u64();
+        match self.bytes.split_first() {
+            Some((first, others)) => {
+                self.bytes = others;
+                u64::from(*first) << 56 | rest >> 8
+            }
+            None => rest,
+        }
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.chunks_mut(8).for_each(|chunk| {
+            chunk.copy_from_slice(&self.next_u64().to_le_bytes()[..chunk.len()]);
+        });
+    }
 }
