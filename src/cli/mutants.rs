@@ -58,8 +58,8 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
          (lemon-check {}, {seconds:.0} s)\n\n\
          Random expansions of random models, {cases} per family, each with every deliberate change \
          of the catalogue\nthat applies. Both models are run: a change counts if an output differs \
-         by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more than \
-         {NOISES} times what one rounding of every weight does.\n\n",
+         by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more \
+         than {NOISES} times what one rounding of every weight does.\n\n",
         env!("CARGO_PKG_VERSION")
     );
     let all = surveys.values();
@@ -101,8 +101,8 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
         Some(format!("{}/{}", right.proven, right.pairs))
     });
     page += "\n## Mistakes\n\n`tensor+equation/changed`: an output changed in so many pairs, in so \
-             many of them a changed tensor or field is\nblamed first, or another tensor of the same \
-             equations. `·`: it changed no output; `–`: it never applied.\n\n";
+             many of them a changed tensor or field is\nblamed first, or another tensor of the \
+             same equations. `·`: it changed no output; `–`: it never applied.\n\n";
     changes(&mut page, surveys, false);
     page += "\n## Equivalent changes\n\n`proven/applied`.\n\n";
     changes(&mut page, surveys, true);

@@ -266,8 +266,8 @@ fn new_block_speaks(pair: &ConvPair, rng: &mut ChaCha8Rng) -> Result<Option<Muta
 
 /// Puts the channels that a convolution writes in another order, norm included.
 fn reorder_outputs(editor: &mut Editor, convolution: &Convolution, order: &[usize]) -> Result<()> {
-    let lenses = convolution.lenses().into_iter();
-    lenses.map(|lens| editor.edit(lens, |rows| *rows = rows.select(Axis(0), order))).collect()
+    let mut lenses = convolution.lenses().into_iter();
+    lenses.try_for_each(|lens| editor.edit(lens, |rows| *rows = rows.select(Axis(0), order)))
 }
 
 /// Puts the channels that a matrix reads in another order, `taps` columns each.
