@@ -336,10 +336,8 @@ fn average(copies: &[Writes], period: usize) -> Writes {
     let joined = concatenate(Axis(1), &views).expect("experts write to one stream");
     let mut floors = Floors::even(joined.nrows(), 0, 0.0);
     for writes in copies {
-        let Floors { rows, cols } = &writes.fan_out.floors;
-        floors.rows.iter_mut().zip(rows).for_each(|(all, one)| *all = all.max(share * one));
-        floors.cols.extend(cols.iter().map(|floor| share * floor));
-        floors.cols.resize(floors.cols.len() + missing(cols.len()), 0.0);
+        let columns = writes.fan_out.value.ncols();
+        floors.append(&writes.fan_out.floors, share, missing(columns));
     }
     let bias = copies[1..].iter().fold(copies[0].bias.clone(), |sum, w| sum.plus(&w.bias));
     Writes {

@@ -4,12 +4,14 @@
 //! the drawn ones even where little is left. So the bound of a stored number has a floor: the
 //! rounding of a number as large as its neighbours are.
 //!
-//! The neighbours are those of its tensor, its row *and* its column, whichever are smallest. What
-//! is halved in one factor of a product may be doubled in the other without changing the function
-//! (a value row against a column of the output, a channel of γ against a column of what reads it),
-//! so a row that is small as a whole may count as much as any: it is rounding of nothing. Nor is a
-//! row of exact zeros: noise would have left something, and summed with copies that are small as a
-//! whole, a floor as high as the tensor's would hide these.
+//! The neighbours are those of its row *and* its column. What is halved in one factor of a product
+//! may be doubled in the other without changing the function (a value row against a column of the
+//! output, a channel of γ against a column of what reads it), so a row that is small as a whole may
+//! count as much as any: it is rounding of nothing. So may a number that is small because its row is
+//! and its column is, each for its own reason. The usual size of a number is therefore taken as
+//! the size of its row times that of its column, as if the matrix were scaled on both sides. Nor is
+//! a row of exact zeros rounding: noise would have left something, and summed with copies that are
+//! small as a whole, a floor as high as the tensor's would hide these.
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Lens;
@@ -27,19 +29,30 @@ const NEAR: f64 = 16.0;
 /// in: a sum that should be zero is zero to this, relative to its terms.
 const ARITHMETIC: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// A floor for each row and column of a matrix; a number's is the smaller of its two.
+/// The floors of a matrix: for each number the size of its row times that of its column, within
+/// limits that all of its column have in common.
 #[derive(Clone, Debug)]
 pub(super) struct Floors {
-    /// `[rows]`.
-    pub rows: Vec<f64>,
-    /// `[cols]`.
-    pub cols: Vec<f64>,
+    /// Sizes of the rows, relative to one another; matrices that stand side by side have their own.
+    rows: Vec<Vec<f64>>,
+    columns: Vec<Column>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    /// Times the size of the row it is the floor.
+    size: f64,
+    /// The floor is no lower and no higher than these.
+    limits: (f64, f64),
+    /// Which sizes of the rows are meant.
+    rows: usize,
 }
 
 impl Floors {
     /// One floor for all.
     pub fn even(rows: usize, cols: usize, floor: f64) -> Self {
-        Floors { rows: vec![floor; rows], cols: vec![floor; cols] }
+        let column = Column { size: floor, limits: (floor, floor), rows: 0 };
+        Floors { rows: vec![vec![1.0; rows]], columns: vec![column; cols] }
     }
 
     /// Those of a stored matrix, whose numbers are rounded to `unit` relative to themselves.
@@ -51,28 +64,56 @@ impl Floors {
         };
         let Some(dtype) = tensor.dtype else { return Floors::even(rows, cols, 0.0) };
         let size = |row, col| dtype.get(tensor.bytes(), lens.position(row, col)).abs();
+        let least = dtype.subnormal_roundoff();
         let whole = median(rows * cols, SAMPLES, |at| size(at / cols, at % cols));
-        let Some(whole) = whole else {
-            return Floors::even(rows, cols, dtype.subnormal_roundoff());
+        let Some(whole) = whole else { return Floors::even(rows, cols, least) };
+        // The median of a row is its size if all rows meet the same columns; that of a column, and
+        // then of the row once more, relative to what the other lines are.
+        let of_rows = |columns: &[f64]| -> Vec<f64> {
+            let size = |row: usize| median(cols, LINE_SAMPLES, |col| size(row, col) / columns[col]);
+            (0..rows).map(|row| size(row).unwrap_or(0.0)).collect()
         };
-        let floor = |line: Option<f64>| {
-            let typical = line.map_or(0.0, |line| whole.min(NEAR * line));
-            (unit.min(ARITHMETIC) * typical).max(dtype.subnormal_roundoff())
+        let of_columns = |rows: &[f64]| -> Vec<f64> {
+            let size = |col| median(rows.len(), LINE_SAMPLES, |row| size(row, col) / rows[row]);
+            (0..cols).map(|col| size(col).unwrap_or(0.0)).collect()
         };
-        let row = |row| floor(median(cols, LINE_SAMPLES, |col| size(row, col)));
-        let col = |col| floor(median(rows, LINE_SAMPLES, |row| size(row, col)));
-        Floors { rows: (0..rows).map(row).collect(), cols: (0..cols).map(col).collect() }
+        let columns = of_columns(&of_rows(&vec![1.0; cols]));
+        let rows = of_rows(&columns);
+        let unit = unit.min(ARITHMETIC);
+        let column = |size: &f64| Column {
+            size: NEAR * unit * size,
+            limits: (least, (unit * whole).max(least)),
+            rows: 0,
+        };
+        Floors { columns: columns.iter().map(column).collect(), rows: vec![rows] }
     }
 
     /// The floors of `count` rows from `first` on.
     pub fn slice(&self, first: usize, count: usize) -> Floors {
-        Floors { rows: self.rows[first..first + count].to_vec(), cols: self.cols.clone() }
+        let rows = self.rows.iter().map(|rows| rows[first..first + count].to_vec());
+        Floors { rows: rows.collect(), columns: self.columns.clone() }
+    }
+
+    /// Adds those of a matrix that stands on the right of this one, times `share`, and of `missing`
+    /// columns of exact zeros behind it.
+    pub fn append(&mut self, other: &Floors, share: f64, missing: usize) {
+        let behind = self.rows.len();
+        let column = |column: &Column| Column {
+            size: share * column.size,
+            limits: (share * column.limits.0, share * column.limits.1),
+            rows: behind + column.rows,
+        };
+        self.columns.extend(other.columns.iter().map(column));
+        self.rows.extend(other.rows.iter().cloned());
+        let zero = Column { size: 0.0, limits: (0.0, 0.0), rows: 0 };
+        self.columns.extend(std::iter::repeat_n(zero, missing));
     }
 
     /// The floor of one number.
     #[inline]
     pub fn at(&self, row: usize, col: usize) -> f64 {
-        self.rows[row].min(self.cols[col])
+        let Column { size, limits, rows } = self.columns[col];
+        (size * self.rows[rows][row]).min(limits.1).max(limits.0)
     }
 }
 
@@ -87,4 +128,49 @@ fn median(count: usize, samples: usize, size: impl Fn(usize) -> f64) -> Option<f
     }
     let middle = sizes.len() / 2;
     Some(*sizes.select_nth_unstable_by(middle, f64::total_cmp).1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Config, Dtype, Tensor};
+    use crate::model::Dim;
+    use ndarray::Array2;
+    use std::collections::BTreeMap;
+
+    fn floors(matrix: &Array2<f64>) -> Floors {
+        let (rows, cols) = matrix.dim();
+        let tensor = Tensor::from_values(Dtype::F64, vec![rows, cols], matrix.iter().copied());
+        let config = Config::new("test", Default::default());
+        let tensors = BTreeMap::from([("w".to_string(), tensor)]);
+        let checkpoint = Checkpoint::in_memory("test", config, tensors);
+        let lens = Lens::matrix("w", Dim::new(rows, "rows"), [Dim::new(cols, "cols")]);
+        Floors::of(&checkpoint, &lens, 1e-9)
+    }
+
+    /// Numbers of sizes 1 to 4.
+    fn plain() -> Array2<f64> {
+        Array2::from_shape_fn((40, 30), |(i, j)| 1.0 + ((i * 7 + j * 11) % 13) as f64 / 4.0)
+    }
+
+    #[test]
+    fn a_floor_follows_the_sizes_of_its_row_and_its_column() {
+        let power = |index: usize| 2f64.powi([-40, 0, 40][index % 3]);
+        let scaled =
+            Array2::from_shape_fn((40, 30), |(i, j)| plain()[[i, j]] * power(i) * power(j));
+        let floors = floors(&scaled);
+        for ((i, j), value) in scaled.indexed_iter() {
+            assert!(floors.at(i, j) <= 64.0 * 1e-9 * value, "{i} {j}");
+        }
+    }
+
+    #[test]
+    fn a_number_far_smaller_than_its_row_and_its_column_is_below_its_floor() {
+        let mut matrix = plain();
+        (matrix[[3, 5]], matrix[[8, 5]]) = (1e-17, 0.0);
+        assert!(floors(&matrix).at(3, 5) > 1e-9);
+        assert!(floors(&matrix).at(8, 5) > 1e-9);
+        matrix.row_mut(3).fill(0.0);
+        assert_eq!(floors(&matrix).at(3, 5), 0.0);
+    }
 }

@@ -162,3 +162,25 @@ fn in_one_channel_of_the_embeddings_that_is_tiny() {
         pair.but(|half| half.edit(&table, |matrix| matrix[[3, 1]] *= 1.5)).is_caught();
     }
 }
+
+/// A number may be small for two reasons at once, and its row and its column both be larger.
+#[test]
+fn in_a_tiny_value_channel_that_reads_a_tiny_channel_of_the_stream() {
+    let change = |half: &mut Half, power: i32| {
+        let attention = half.attention(0);
+        shift_rows(half, &attention.value, second, power);
+        shift(half, &attention.output.weight, 1, second, -power);
+        let norm = half.model.layers[0][0].branches[0].norm.clone().unwrap().weight.unwrap();
+        shift(half, &norm, 0, channel, -power);
+        for linear in [&attention.query, &attention.key, &attention.value] {
+            shift(half, &linear.weight, 1, channel, power);
+        }
+    };
+    for power in TINY {
+        let pair = Pair::llama().both(|half| change(half, power));
+        let found = pair.certificate();
+        assert!(found.proves_lossless(), "{:?} {:?}", found.failures, found.unknown);
+        let value = pair.expanded.attention(0).value.weight;
+        pair.but(|half| half.edit(&value, |matrix| matrix[[1, 1]] *= 1.5)).is_caught();
+    }
+}
