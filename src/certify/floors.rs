@@ -6,12 +6,12 @@
 //!
 //! The neighbours are those of its row *and* its column. What is halved in one factor of a product
 //! may be doubled in the other without changing the function (a value row against a column of the
-//! output, a channel of γ against a column of what reads it), so a row that is small as a whole may
-//! count as much as any: it is rounding of nothing. So may a number that is small because its row is
-//! and its column is, each for its own reason. The usual size of a number is therefore taken as
-//! the size of its row times that of its column, as if the matrix were scaled on both sides. Nor is
-//! a row of exact zeros rounding: noise would have left something, and summed with copies that are
-//! small as a whole, a floor as high as the tensor's would hide these.
+//! output, a channel of γ against a column of what reads it), so a row that is small as a whole
+//! may count as much as any: it is rounding of nothing. So may a number that is small because its
+//! row is and its column is, each for its own reason. The usual size of a number is therefore taken
+//! as the size of its row times that of its column, as if the matrix were scaled on both sides. Nor
+//! is a row of exact zeros rounding: noise would have left something, and summed with copies that
+//! are small as a whole, a floor as high as the tensor's would hide these.
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Lens;
