@@ -10,8 +10,8 @@ const FLOORS: [&[&str]; 9] = [
     &["model"],
     &["forward", "expand", "certify", "compare"],
     &["check"],
-    &["testing"],
     &["report"],
+    &["testing"],
     &["cli"],
     &["main"],
 ];

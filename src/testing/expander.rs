@@ -1,0 +1,251 @@
+//! Someone else's expansion code, held to the proof on random architectures.
+//!
+//! ```
+//! use lemon_check::expand::expand;
+//! use lemon_check::model::describe;
+//! use lemon_check::testing::check_expander;
+//!
+//! // Stands for your own code. `Ok(None)` says that it does not do this architecture or target.
+//! check_expander(|source, target| {
+//!     let model = describe(source)?;
+//!     if model.family.name != "llama" || target.layers != model.sizes.layers {
+//!         return Ok(None);
+//!     }
+//!     expand(source, &model, &target.options()).map(Some)
+//! });
+//! ```
+//!
+//! The code may be a program in any language, which reads and writes files:
+//!
+//! ```no_run
+//! use lemon_check::Error;
+//! use lemon_check::checkpoint::{Checkpoint, SHARD_LIMIT, save};
+//! use lemon_check::testing::{Architecture, Trials};
+//! use std::process::Command;
+//!
+//! let folder = std::env::temp_dir().join("my-expander");
+//! let families = vec![Architecture::Gpt2, Architecture::Llama];
+//! let trials = Trials { families, ..Trials::new() };
+//! let counted = trials.run(|source, target| {
+//!     let (small, large) = (folder.join("small"), folder.join("large"));
+//!     let _ = std::fs::remove_dir_all(&folder);
+//!     save(&small, source.config(), source.tensors(), SHARD_LIMIT)?;
+//!     let sizes = serde_json::to_string(target).expect("plain data");
+//!     let mut python = Command::new("python3");
+//!     let run = python.arg("expand.py").args([&small, &large]).arg(sizes).status();
+//!     match run.ok().and_then(|status| status.code()) {
+//!         Some(0) => Checkpoint::open(&large, None).map(Some),
+//!         Some(3) => Ok(None),
+//!         code => Err(Error::bad_input(format!("expand.py ended with {code:?}"))),
+//!     }
+//! });
+//! println!("{}", counted.unwrap_or_else(|found| panic!("{found}")));
+//! ```
+
+use super::lossless::report_on;
+use super::random::generator;
+use super::shrink::{PairCase, smallest};
+use super::{Architecture, Models, SourceCase, TargetCase};
+use crate::check::Verdict;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::model::{Sizes, describe};
+use rand::RngCore;
+use std::fmt;
+
+/// How often, and on what, expansion code is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trials {
+    /// The families of the random sources, in turn.
+    pub families: Vec<Architecture>,
+    /// How many random pairs of a source and a target.
+    pub cases: u64,
+    /// What all random choices follow from.
+    pub seed: u64,
+}
+
+impl Trials {
+    /// Every family, 300 cases (or as many as the environment's `LEMON_CASES` says), seed 0.
+    pub fn new() -> Trials {
+        let asked = std::env::var("LEMON_CASES").ok().and_then(|number| number.parse().ok());
+        Trials { families: Architecture::ALL.to_vec(), cases: asked.unwrap_or(300), seed: 0 }
+    }
+
+    /// Gives random sources and targets to `expander`, and checks what it returns: a model of the
+    /// target's sizes that is proven to compute what the source computes. `Ok(None)` says that the
+    /// code does not do this source or this target, which is counted and no failure.
+    ///
+    /// Of a target, sizes bind; `free`, `cancel`, `insert_after` and `seed` are what our own
+    /// expansion would make of the freedom that is left.
+    ///
+    /// # Errors
+    /// The first failure, made as small as it goes; see [`Counterexample`].
+    pub fn run(
+        &self,
+        mut expander: impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
+    ) -> std::result::Result<Tried, Box<Counterexample>> {
+        let mut tried = Tried::default();
+        let families = self.families.iter().cycle();
+        for (case, family) in (0..self.cases).zip(families) {
+            let mut rng = generator(generator(self.seed ^ case.rotate_left(32)).next_u64());
+            let source = SourceCase::random(*family, &mut rng);
+            let target = TargetCase::random(&source, &mut rng);
+            let pair = (source, target);
+            match judge(&pair, &mut expander) {
+                Some(Outcome::Lossless) => tried.lossless += 1,
+                Some(Outcome::Unsupported) => tried.unsupported += 1,
+                Some(Outcome::Fails(how, _)) => return Err(minimal(pair, how, &mut expander)),
+                // Our own expansion refuses the case: it says nothing about other code.
+                None => {}
+            }
+        }
+        Ok(tried)
+    }
+}
+
+impl Default for Trials {
+    fn default() -> Self {
+        Trials::new()
+    }
+}
+
+/// Tries expansion code on random architectures of every family; see [`Trials::run`].
+///
+/// # Panics
+/// With the smallest counterexample, if the code returns anything but a lossless expansion; and if
+/// it does none of the cases.
+#[track_caller]
+pub fn check_expander(
+    expander: impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
+) {
+    match Trials::new().run(expander) {
+        Ok(tried) if tried.lossless > 0 => {}
+        Ok(tried) => panic!("nothing was checked: {tried}"),
+        Err(found) => panic!("{found}"),
+    }
+}
+
+/// What became of all cases, where none failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// Expansions that are proven lossless.
+    pub lossless: u64,
+    /// Cases that the code says it does not do.
+    pub unsupported: u64,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} lossless, {} not supported", self.lossless, self.unsupported)
+    }
+}
+
+/// In which way expansion code fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It returned an error.
+    Error,
+    /// What it returned is no model that can be read, or not one that the source can become.
+    NoModel,
+    /// What it returned has other sizes than the target.
+    OtherSizes,
+    /// What it returned computes something else.
+    NotLossless,
+    /// What it returned is not proven, nor refuted.
+    Undecided,
+}
+
+/// A case in which expansion code fails: none that is one step smaller fails in the same way.
+#[derive(Clone, Debug)]
+pub struct Counterexample {
+    /// In which way.
+    pub fault: Fault,
+    /// The source.
+    pub source: SourceCase,
+    /// The target.
+    pub target: TargetCase,
+    /// The check's report, or what is wrong instead.
+    pub report: String,
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let show = |value: serde_json::Result<String>| value.unwrap_or_else(|e| e.to_string());
+        let (source, target) =
+            (serde_json::to_string(&self.source), serde_json::to_string(&self.target));
+        writeln!(f, "the expansion fails ({:?}); the smallest case found:", self.fault)?;
+        writeln!(f, "  source {}\n  target {}\n", show(source), show(target))?;
+        f.write_str(&self.report)
+    }
+}
+
+/// What one case came to.
+enum Outcome {
+    Lossless,
+    Unsupported,
+    Fails(Fault, String),
+}
+
+/// Tries one case; nothing if it is no legal one.
+fn judge(
+    (source, target): &PairCase,
+    expander: &mut impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
+) -> Option<Outcome> {
+    let models = Models::build(source.clone(), target.clone()).ok()?;
+    let expanded = match expander(&models.source, target) {
+        Ok(Some(expanded)) => expanded,
+        Ok(None) => return Some(Outcome::Unsupported),
+        Err(error) => return Some(Outcome::Fails(Fault::Error, error.to_string())),
+    };
+    let no_model = |error: crate::Error| Outcome::Fails(Fault::NoModel, error.to_string());
+    let found = match describe(&expanded) {
+        Ok(model) => model.sizes,
+        Err(error) => return Some(no_model(error)),
+    };
+    if let Some(difference) = other_sizes(&models.expanded_model.sizes, &found) {
+        return Some(Outcome::Fails(Fault::OtherSizes, difference));
+    }
+    Some(match report_on(&models.source, &expanded) {
+        Ok(report) if report.passed => Outcome::Lossless,
+        Ok(report) if report.verdict == Verdict::Undecided => {
+            Outcome::Fails(Fault::Undecided, report.text())
+        }
+        Ok(report) => Outcome::Fails(Fault::NotLossless, report.text()),
+        Err(error) => no_model(error),
+    })
+}
+
+/// The first size that is not the one asked for.
+fn other_sizes(asked: &Sizes, found: &Sizes) -> Option<String> {
+    let experts = |sizes: &Sizes| sizes.experts.map_or(0, |count| count.all);
+    let sizes = [
+        ("hidden channels", asked.hidden, found.hidden),
+        ("heads", asked.heads, found.heads),
+        ("key/value heads", asked.kv_heads, found.kv_heads),
+        ("channels per head", asked.head_dim, found.head_dim),
+        ("neurons", asked.intermediate, found.intermediate),
+        ("layers", asked.layers, found.layers),
+        ("experts", experts(asked), experts(found)),
+    ];
+    let (what, asked, found) = sizes.into_iter().find(|(_, asked, found)| asked != found)?;
+    Some(format!("the target asks for {asked} {what}, the expansion has {found}"))
+}
+
+/// The smallest case that fails in the same way.
+fn minimal(
+    case: PairCase,
+    fault: Fault,
+    expander: &mut impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
+) -> Box<Counterexample> {
+    let mut last = String::new();
+    let mut fails = |case: &PairCase| match judge(case, expander) {
+        Some(Outcome::Fails(how, report)) if how == fault => {
+            last = report;
+            true
+        }
+        _ => false,
+    };
+    fails(&case);
+    let (source, target) = smallest(case, &mut fails);
+    Box::new(Counterexample { fault, source, target, report: last })
+}
