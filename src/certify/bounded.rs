@@ -226,11 +226,16 @@ impl Row<'_> {
     }
 
     /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one.
-    /// Neither row may be zero.
+    /// Of an `other` that cannot be told from zero it can only be 1: what rounding has left of a
+    /// row may be a multiple of any.
     pub fn ratio(&self, other: &Row, units: f64) -> Option<Ratio> {
         let square = other.value.dot(&other.value);
         if square == 0.0 {
             return None;
+        }
+        let along = other.value.iter().zip(other.variance).map(|(v, variance)| v * v * variance);
+        if UNITS * along.sum::<f64>().sqrt() >= square {
+            return self.equals(other, Ratio::ONE, units).then_some(Ratio::ONE);
         }
         let factor = self.value.dot(&other.value) / square;
         let error = (0..self.value.len())
@@ -270,13 +275,18 @@ impl Ratio {
     /// Exactly one.
     pub const ONE: Ratio = Ratio { factor: 1.0, error: 0.0 };
 
+    /// Whether it can be told from zero, so that there is an inverse.
+    pub fn is_known(self) -> bool {
+        UNITS * self.error < self.factor.abs()
+    }
+
     /// The product of two.
     pub fn times(self, other: Ratio) -> Ratio {
         let error = (self.error * other.factor).hypot(other.error * self.factor);
         Ratio { factor: self.factor * other.factor, error }
     }
 
-    /// One over this. The factor may not be zero.
+    /// One over this, which must be known.
     pub fn inverse(self) -> Ratio {
         Ratio { factor: 1.0 / self.factor, error: self.error / (self.factor * self.factor) }
     }
@@ -302,6 +312,15 @@ mod tests {
         let ratio = |row| rows.row(row).ratio(&rows.row(0), UNITS).map(|ratio| ratio.factor);
         assert_eq!(ratio(1), Some(3.0));
         assert_eq!(ratio(2), None);
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_what_rounding_has_left_of_a_row() {
+        let mut rows = Bounded::stored(array![[1.0, -2.0], [1.0, 1.0]], 1e-7, 0.0);
+        rows.value.row_mut(1).assign(&array![1e-7, -3e-8]);
+        assert!(rows.row(1).is_zero(UNITS));
+        assert!(!rows.row(1).ratio(&rows.row(0), UNITS).unwrap().is_known());
+        assert!(rows.row(0).ratio(&rows.row(1), UNITS).is_none());
     }
 
     #[test]

@@ -246,14 +246,17 @@ impl Channel {
             && equal(&self.query, &other.query)
     }
 
-    /// The ratio of the keys, if the two are equal: opposite ratios cancel in the product.
+    /// The ratio of the keys, if the two are equal: opposite ratios cancel in the product. Keys
+    /// that cannot be told from zero have no ratio; then both factors must be equal as they stand.
     fn ratio(&self, other: &Channel, units: f64) -> Option<Ratio> {
         if (self.frequency - other.frequency).abs() > 1e-12 * self.frequency.abs() {
             return None;
         }
-        let ratio = self.key.row(0).ratio(&other.key.row(0), units)?;
+        let ratio = self.key.row(0).ratio(&other.key.row(0), units);
+        let Some(ratio) = ratio.filter(|ratio| ratio.is_known()) else {
+            return self.equals(other, units).then_some(Ratio::ONE);
+        };
         let queries = (self.query.row(0), other.query.row(0));
-        let equal = ratio.factor != 0.0 && queries.0.equals(&queries.1, ratio.inverse(), units);
-        equal.then_some(ratio)
+        queries.0.equals(&queries.1, ratio.inverse(), units).then_some(ratio)
     }
 }

@@ -184,3 +184,19 @@ fn in_a_tiny_value_channel_that_reads_a_tiny_channel_of_the_stream() {
         pair.but(|half| half.edit(&value, |matrix| matrix[[1, 1]] *= 1.5)).is_caught();
     }
 }
+
+/// Queries could be anything where no key is left but rounding, if that were taken for a multiple
+/// of the source's key.
+#[test]
+fn in_keys_of_which_rounding_is_left() {
+    let pair = Pair::llama().both(|half| half.attentions().for_each(|a| a.key.bias = None));
+    let key = pair.expanded.attention(0).key.weight;
+    for unit in [f64::EPSILON, f32::EPSILON as f64] {
+        let cancel = |matrix: &mut ndarray::Array2<f64>| {
+            for (row, channel) in (0..4).flat_map(|row| (0..6).map(move |c| (row, c))) {
+                matrix[[row, channel + 6]] = -matrix[[row, channel]] * (1.0 + unit);
+            }
+        };
+        pair.clone().but(|half| half.edit(&key, cancel)).is_caught();
+    }
+}

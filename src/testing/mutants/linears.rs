@@ -2,6 +2,7 @@
 
 use super::pair::first_that_changes;
 use super::{Change, Pair};
+use crate::checkpoint::Dtype;
 use crate::model::{Linear, Mlp};
 use crate::testing::random::Draw;
 use ndarray::{Array2, s};
@@ -175,6 +176,33 @@ pub(super) fn row_negated(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
             weight.row_mut(row).iter_mut().for_each(|w| *w = -*w);
         })?;
         Ok(editor.blame(linear.weight.name()))
+    })
+}
+
+pub(super) fn row_cancels(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
+    let (copies, channels) = (pair.copies(), pair.source_model.sizes.hidden);
+    if copies < 2 {
+        return Ok(None);
+    }
+    let attentions = pair.attentions().into_iter().flat_map(|a| [&a.query, &a.key, &a.value]);
+    let mlps = pair.mlps().into_iter().flat_map(|m| m.gate.iter().chain([&m.up]));
+    let readers: Vec<&Linear> = attentions.chain(mlps).collect();
+    let order = rng.permutation(readers.len());
+    let formats = pair.expanded.tensors().values().filter_map(|tensor| tensor.dtype);
+    let unit = formats.map(Dtype::unit_roundoff).fold(0.0, f64::max);
+    first_that_changes(readers, &order, |reader| {
+        if reader.weight.cols() < copies * channels {
+            return Ok(None);
+        }
+        let row = rng.below(reader.weight.rows());
+        let mut editor = pair.editor();
+        editor.edit(&reader.weight, |weight| {
+            for channel in 0..channels {
+                weight[[row, channels + channel]] = -weight[[row, channel]] * (1.0 + 2.0 * unit);
+                (2..copies).for_each(|copy| weight[[row, copy * channels + channel]] = 0.0);
+            }
+        })?;
+        Ok(editor.blame(reader.weight.name()))
     })
 }
 

@@ -132,6 +132,8 @@ mutants! {
     EntryOff, "one weight off", Mistake, linears::entry_off;
     /// One row of a matrix is negated.
     RowNegated, "row negated", Mistake, linears::row_negated;
+    /// One row reads two copies of every channel with opposite weights: rounding is left of it.
+    RowCancels, "row cancels", Mistake, linears::row_cancels;
     /// A square matrix is transposed.
     Transposed, "matrix transposed", Mistake, linears::transposed;
     /// Gate and up rows are copied by different maps.
