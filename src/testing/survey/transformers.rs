@@ -37,12 +37,16 @@ pub(super) fn judge(architecture: Architecture, seed: u64) -> Result<Tally> {
         let model = describe(&mutated.checkpoint)?;
         let found = certify(source, (&mutated.checkpoint, &model), &|_, _| ())?;
         let others = run_batch::<f64>(&mutated.checkpoint, &model, &all)?;
+        let (apart, proven) = (difference(&outputs, &others), found.proves_lossless());
+        // What the change made more sensitive to rounding differs by more of it.
+        let noisier = proven && apart > visible;
+        let own = if noisier { self::visible((&mutated.checkpoint, &model), &all)? } else { 0.0 };
         tally.count(Judged {
             name: mutant.name(),
             intent: mutant.intent(),
-            apart: difference(&outputs, &others),
-            visible,
-            proven: found.proves_lossless(),
+            apart,
+            visible: visible.max(own),
+            proven,
             blamed: found.failures.first().map(|failure| failure.tensor.as_str()),
             changed: &changed(right.0, &mutated.checkpoint, &mutated.subject),
             equations: &equations(&model),
@@ -57,7 +61,7 @@ fn visible(right: (&Checkpoint, &Model), inputs: &[Input]) -> Result<f64> {
     if coarsest(right.0) == Dtype::F64 {
         return Ok(VISIBLE);
     }
-    let noise = storage_noise(right.0, right.1, inputs, &[1])?;
+    let noise = storage_noise(right.0, right.1, inputs, &[1, 2, 3])?;
     let relative = noise.iter().map(|noise| noise.largest / noise.scale.max(f64::MIN_POSITIVE));
     Ok(relative.fold(VISIBLE, |most, one| most.max(NOISES * one)))
 }
