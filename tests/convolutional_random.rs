@@ -7,13 +7,9 @@ use lemon_check::checkpoint::Dtype;
 use lemon_check::model::convolutional::describe_convnet;
 use lemon_check::testing::convolutional::networks::{Networks, apart, logits};
 use lemon_check::testing::convolutional::{CONV_MUTANTS, ConvCase, random_images};
-use lemon_check::testing::random::generator;
+use lemon_check::testing::random::{cases, generator};
 use lemon_check::testing::{Intent, WeightStyle};
 use std::collections::{BTreeMap, BTreeSet};
-
-fn cases() -> u64 {
-    std::env::var("LEMON_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
-}
 
 /// Changes of logits below this, relative to their spread, are not told from rounding in f64.
 const VISIBLE: f64 = 1e-10;
@@ -66,7 +62,7 @@ fn every_random_case_is_a_network_and_every_setting_is_reached() {
 
 #[test]
 fn right_expansions_are_proven_and_agree() {
-    for seed in 0..cases() {
+    for seed in 0..u64::from(cases(200)) {
         let networks = Networks::random(seed, |_| ()).unwrap();
         let found = networks.certificate(&networks.expanded, &networks.expanded_net);
         let said = format!("seed {seed}: {found:?}\n{}", networks.replay());

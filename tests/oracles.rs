@@ -8,15 +8,11 @@ use lemon_check::checkpoint::{Checkpoint, Dtype};
 use lemon_check::forward::{Input, storage_noise};
 use lemon_check::model::{Model, describe};
 use lemon_check::testing::models::{difference, run};
-use lemon_check::testing::random::{Draw, generator};
+use lemon_check::testing::random::{Draw, cases, generator};
 use lemon_check::testing::{Architecture, Editor, Intent, Models, Mutant, inputs};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
-
-fn cases() -> u32 {
-    std::env::var("LEMON_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
-}
 
 fn certificate(models: &Models, expanded: (&Checkpoint, &Model)) -> Certificate {
     certify((&models.source, &models.source_model), expanded, &|_, _| ()).unwrap()
@@ -37,7 +33,7 @@ fn shown(found: &Certificate, models: &Models) -> String {
 
 /// Runs `property` on random seeds; a seed is a whole case, so there is nothing to shrink here.
 fn for_each_seed(property: impl Fn(u64) -> std::result::Result<(), TestCaseError>) {
-    let config = Config { cases: cases(), failure_persistence: None, ..Config::default() };
+    let config = Config { cases: cases(100), failure_persistence: None, ..Config::default() };
     // The same cases every time: more of them are asked for by number, not by luck.
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);

@@ -43,7 +43,7 @@
 //! ```
 
 use super::lossless::report_on;
-use super::random::generator;
+use super::random::{cases, generator};
 use super::shrink::{PairCase, smallest};
 use super::{Architecture, Models, SourceCase, TargetCase};
 use crate::check::Verdict;
@@ -67,8 +67,7 @@ pub struct Trials {
 impl Trials {
     /// Every family, 300 cases (or as many as the environment's `LEMON_CASES` says), seed 0.
     pub fn new() -> Trials {
-        let asked = std::env::var("LEMON_CASES").ok().and_then(|number| number.parse().ok());
-        Trials { families: Architecture::ALL.to_vec(), cases: asked.unwrap_or(300), seed: 0 }
+        Trials { families: Architecture::ALL.to_vec(), cases: cases(300).into(), seed: 0 }
     }
 
     /// Gives random sources and targets to `expander`, and checks what it returns: a model of the

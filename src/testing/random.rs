@@ -12,6 +12,12 @@ pub fn generator(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
+/// How many random cases a property is held to: as many as the environment variable `LEMON_CASES`
+/// says, or `usual`.
+pub fn cases(usual: u32) -> u32 {
+    std::env::var("LEMON_CASES").ok().and_then(|number| number.parse().ok()).unwrap_or(usual)
+}
+
 /// Draws from any generator.
 pub trait Draw: RngCore {
     /// A uniform number in `[0, 1)`, a multiple of 2⁻⁵³.

@@ -27,13 +27,16 @@ pub fn vector(
             map.sources()
         )));
     }
-    let mut expanded = map.expand_rows(&(stored + offset));
+    // E (stored + offset) - offset, without the rounding of a sum that hides a small number: where
+    // E copies, the same number comes back.
+    let ones = Array2::ones(stored.dim());
+    let mut expanded = map.expand_rows(stored) + (map.expand_rows(&ones) - 1.0) * offset;
     for ((index, entry), slot) in map.entries().iter().enumerate().zip(&mut expanded) {
         if *entry == Entry::Zero {
-            *slot = residue(index);
+            *slot = residue(index) - offset;
         }
     }
-    Ok(expanded - offset)
+    Ok(expanded)
 }
 
 #[cfg(test)]
@@ -55,6 +58,8 @@ mod tests {
         let map = Map::zero(2, 3).scaled(0.5);
         let stored = vector(&array![[1.0], [3.0]], &map, 1.0, |_| 1.0).unwrap();
         assert_eq!(stored, array![[0.0], [1.0], [0.0]]);
+        let small = array![[1e-20], [3.0]];
+        assert_eq!(vector(&small, &Map::zero(2, 2), 1.0, |_| 1.0).unwrap(), small);
     }
 
     #[test]
