@@ -7,7 +7,7 @@ use lemon_check::checkpoint::{Checkpoint, Dtype, SHARD_LIMIT, save};
 use lemon_check::expand::{Free, expand};
 use lemon_check::model::{Model, describe};
 use lemon_check::testing::models::{difference, run};
-use lemon_check::testing::random::{Draw, cases, generator};
+use lemon_check::testing::random::{cases, generator};
 use lemon_check::testing::{Architecture, FreeParts, Models, SourceCase, TargetCase, inputs};
 use std::cell::Cell;
 
@@ -18,8 +18,14 @@ fn hold(property: impl Fn(Architecture, u64)) {
     }
 }
 
-fn proven(source: (&Checkpoint, &Model), expanded: (&Checkpoint, &Model)) -> bool {
-    certify(source, expanded, &|_, _| ()).unwrap().proves_lossless()
+fn assert_proven(
+    source: (&Checkpoint, &Model),
+    expanded: (&Checkpoint, &Model),
+    shown: impl Fn() -> String,
+) {
+    let found = certify(source, expanded, &|_, _| ()).unwrap();
+    let first = (found.failures.first(), found.unknown.first());
+    assert!(found.proves_lossless(), "{first:?}: {}", shown());
 }
 
 fn same_bytes(one: &Checkpoint, other: &Checkpoint) -> bool {
@@ -46,6 +52,9 @@ fn two_expansions_one_after_the_other_are_one_expansion() {
     let (twice, refused) = (Cell::new(0), Cell::new(0));
     hold(|architecture, seed| {
         let models = Models::random(architecture, seed, |_| ()).unwrap();
+        if models.is_steep() {
+            return;
+        }
         let mut middle = models.source_case.clone();
         let sizes = models.expanded_model.sizes.clone();
         if middle.resize(|all| *all = sizes).is_err() || middle.model().is_err() {
@@ -61,8 +70,8 @@ fn two_expansions_one_after_the_other_are_one_expansion() {
         let model = describe(&second).unwrap();
         let shown = || format!("{}\n{}", models.replay(), serde_json::to_string(&target).unwrap());
         let source = (&models.source, &models.source_model);
-        assert!(proven(first, (&second, &model)), "the second: {}", shown());
-        assert!(proven(source, (&second, &model)), "both: {}", shown());
+        assert_proven(first, (&second, &model), shown);
+        assert_proven(source, (&second, &model), shown);
         twice.set(twice.get() + 1);
     });
     assert!(refused.get() * 20 <= twice.get(), "{} refused of {}", refused.get(), twice.get());
