@@ -20,9 +20,11 @@
 //! once per family; [`forward`] computes what a model returns, [`expand`] makes lossless
 //! expansions, [`certify`] proves from the weights that two models are equal, and none of the three
 //! knows another; [`compare`] says what equal outputs are; [`check`] gives the verdict; [`testing`]
-//! makes random models and deliberate mistakes; [`report`] and [`cli`] tell it to people and
+//! makes random models and deliberate mistakes; [`backend`] holds other implementations against the
+//! reference; [`report`] and [`cli`] tell it to people and
 //! programs.
 
+pub mod backend;
 pub mod certify;
 pub mod check;
 pub mod checkpoint;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, bottom to top; those on one floor do not import each other.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["error"],
     &["checkpoint"],
     &["model"],
@@ -12,6 +12,7 @@ const FLOORS: [&[&str]; 9] = [
     &["check"],
     &["report"],
     &["testing"],
+    &["backend"],
     &["cli"],
     &["main"],
 ];

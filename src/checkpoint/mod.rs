@@ -21,8 +21,8 @@ mod weights;
 
 pub use config::Config;
 pub use dtype::Dtype;
-pub use open::read_tensors;
-pub use save::{SHARD_LIMIT, save};
+pub use open::{parse_tensors, read_tensors};
+pub use save::{SHARD_LIMIT, save, to_bytes};
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! Opening a checkpoint.
 
 use super::file::map;
-use super::header::Header;
+use super::header::{Entry, Header};
 use super::index::Index;
 use super::lookup::Lookup;
 use super::place::Place;
@@ -61,6 +61,21 @@ pub fn read_tensors(file: &Path) -> Result<BTreeMap<String, Tensor>> {
     let mut weights = Weights::default();
     weights.add(file)?;
     Ok(weights.tensors)
+}
+
+/// The tensors in the bytes of a `.safetensors` file, copied.
+///
+/// # Errors
+/// As [`read_tensors`].
+pub fn parse_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>> {
+    let header = Header::read(bytes)?;
+    let tensor = |entry: Entry| {
+        let data = bytes[entry.range].to_vec();
+        let format = entry.format.to_string();
+        let tensor = Tensor::from_bytes(&format, entry.shape, data);
+        tensor.map(|tensor| (entry.name.clone(), tensor)).map_err(|e| e.tensor(&entry.name))
+    };
+    header.tensors.into_iter().map(tensor).collect()
 }
 
 /// What the files read so far hold.

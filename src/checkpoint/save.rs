@@ -52,6 +52,17 @@ pub fn save(
 /// Some tensors with their names, in the order of the names.
 type Named<'a> = Vec<(&'a str, &'a Tensor)>;
 
+/// The bytes of a `.safetensors` file with these tensors.
+///
+/// # Errors
+/// If a name cannot be stored.
+pub fn to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let mut bytes = Vec::new();
+    Weights::new(named, &[])?.write(&mut bytes).expect("memory can be written");
+    Ok(bytes)
+}
+
 fn save_file(path: &Path, config: &Config, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     if path.is_dir() {
         let problem = "this is a folder, and a file is to be written";

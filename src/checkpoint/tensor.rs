@@ -92,6 +92,27 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// Every number, in row-major order; `None` in a format that weights do not have.
+    pub fn numbers(&self) -> Option<Vec<f64>> {
+        let dtype = self.dtype?;
+        Some((0..self.len()).map(|index| dtype.get(self.bytes(), index)).collect())
+    }
+
+    /// A tensor of whole numbers, as `I64`.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of `shape`.
+    pub fn from_integers(shape: Vec<usize>, values: impl IntoIterator<Item = i64>) -> Self {
+        let bytes = values.into_iter().flat_map(i64::to_le_bytes).collect();
+        Self::from_bytes("I64", shape, bytes).expect("as many values as the shape says")
+    }
+
+    /// Every number of an `I64` tensor, in row-major order; `None` in another format.
+    pub fn integers(&self) -> Option<Vec<i64>> {
+        let word = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        (self.format_name() == "I64").then(|| self.bytes().chunks_exact(8).map(word).collect())
+    }
+
     /// The stored format by its name in the file: `BF16`, `I64`, `F8_E4M3` …
     pub fn format_name(&self) -> String {
         self.format.to_string()

@@ -10,6 +10,7 @@
 //! | 70 | a bug in lemon-check |
 
 mod check;
+mod crosscheck;
 mod expand;
 mod logits;
 mod mutants;
@@ -41,6 +42,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Hold another implementation's operations against the reference
+    Crosscheck(crosscheck::CrosscheckArguments),
     /// Expand SOURCE losslessly and write it to OUT
     Expand(expand::ExpandArguments),
     /// Print what MODEL computes for one input, as JSON
@@ -77,6 +80,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) => return refuse(&error),
     };
     match (arguments.command, arguments.check) {
+        (Some(Command::Crosscheck(arguments)), _) => {
+            let format = arguments.format;
+            finish(crosscheck::run_command(&arguments), format, &Sink::Stdout)
+        }
         (Some(Command::Expand(arguments)), _) => {
             finish(expand::run(arguments), Format::Text, &Sink::Stdout)
         }

@@ -119,7 +119,12 @@ fn attend<R: Real>(
 }
 
 /// Turns each pair of channels of each head by its angle at each position.
-fn rotate<R: Real>(rotary: &Rotary, head_dim: usize, positions: &[usize], x: &mut Array2<R>) {
+pub(super) fn rotate<R: Real>(
+    rotary: &Rotary,
+    head_dim: usize,
+    positions: &[usize],
+    x: &mut Array2<R>,
+) {
     let half = rotary.frequencies.len();
     for (&position, mut row) in positions.iter().zip(x.outer_iter_mut()) {
         let place = R::from_f64(position as f64);

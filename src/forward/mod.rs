@@ -15,6 +15,7 @@ mod noise;
 mod norm;
 mod ops;
 mod real;
+pub mod single;
 mod variances;
 mod weights;
 

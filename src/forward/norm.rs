@@ -31,7 +31,7 @@ pub(super) fn normalise<R: Real>(weights: &Weights, norm: &Norm, x: &mut Array2<
 fn standardise<R: Real>(mut row: ArrayViewMut1<R>, kind: NormKind, eps: R) -> R {
     let count = R::from_f64(row.len() as f64);
     if kind == NormKind::Layer {
-        let mean = row.sum() / count;
+        let mean = row.iter().copied().sum::<R>() / count;
         row.mapv_inplace(|value| value - mean);
     }
     let mean_square = row.iter().map(|&value| value * value).sum::<R>() / count;

@@ -93,13 +93,7 @@ fn apply<R: Real>(activation: Activation, x: R) -> R {
             let cubic = R::from_f64(0.044715) * x * x * x;
             half * x * (one + (R::from_f64(factor) * (x + cubic)).tanh())
         }
-        Activation::Relu => {
-            if x < R::zero() {
-                R::zero()
-            } else {
-                x
-            }
-        }
+        Activation::Relu => x.positive_part(),
         Activation::Silu => x / (one + (R::zero() - x).exp()),
         Activation::Tanh => x.tanh(),
     }

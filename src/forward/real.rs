@@ -35,6 +35,10 @@ pub trait Real:
     fn erf(self) -> Self;
     /// Sine and cosine of an angle in radians.
     fn sin_cos(self) -> (Self, Self);
+    /// max(x, 0); NaN stays NaN.
+    fn positive_part(self) -> Self {
+        if self < Self::zero() { Self::zero() } else { self }
+    }
 }
 
 impl Real for f64 {

@@ -10,7 +10,7 @@ mod summary;
 mod text;
 mod wording;
 
-pub use shell::shell_path;
+pub use shell::{shell_path, shell_word};
 pub use summary::{EffectSummary, Ignored, ModelSummary, SizeSummary, WitnessSummary};
 pub(crate) use text::eps_words;
 

@@ -5,20 +5,24 @@ use std::borrow::Cow;
 use std::path::Path;
 
 /// Names that the command line takes for commands.
-const COMMANDS: [&str; 3] = ["expand", "logits", "help"];
+const COMMANDS: [&str; 5] = ["crosscheck", "expand", "help", "logits", "mutants"];
 
 /// A path as a shell reads it, which the command line takes for nothing but a path.
 pub fn shell_path(path: &Path) -> String {
     let path = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
     let front = if path.starts_with('-') || COMMANDS.contains(&&*path) { "./" } else { "" };
-    let path = format!("{front}{path}");
-    if !path.is_empty() && path.chars().all(plain) {
-        return path;
+    shell_word(&format!("{front}{path}"))
+}
+
+/// A text as a shell reads it: one word.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_string();
     }
-    match printable(&path) {
-        Cow::Borrowed(_) => format!("'{}'", path.replace('\'', r"'\''")),
-        Cow::Owned(_) => format!("$'{}'", path.chars().map(escaped).collect::<String>()),
+    match printable(text) {
+        Cow::Borrowed(_) => format!("'{}'", text.replace('\'', r"'\''")),
+        Cow::Owned(_) => format!("$'{}'", text.chars().map(escaped).collect::<String>()),
     }
 }
 

@@ -1,0 +1,241 @@
+//! The conformance suite: asks a backend random questions, judges the answers, and makes what fails
+//! small.
+
+use super::judge::{Judgement, Place, judge};
+use super::ops::{OPERATIONS, OpCase, Operation};
+use super::{About, Backend, Failure, Request, dtype_name};
+use crate::checkpoint::Dtype;
+use crate::error::{Error, Result};
+use crate::testing::random::generator;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// How much is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Random cases of each operation.
+    pub cases: u64,
+    /// What all random choices follow from.
+    pub seed: u64,
+    /// Number format of the tensors.
+    pub dtype: Dtype,
+}
+
+/// What a backend made of the questions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Who was asked.
+    pub backend: About,
+    /// The number format.
+    pub dtype: &'static str,
+    /// The seed.
+    pub seed: u64,
+    /// One for each subject.
+    pub subjects: Vec<Tally>,
+}
+
+/// What became of the questions of one kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tally {
+    /// The operation's name.
+    pub subject: String,
+    /// Cases that were compared.
+    pub cases: u64,
+    /// Numbers that were compared.
+    pub numbers: u64,
+    /// Cases that the backend says it does not do; all of them where it does not list the subject.
+    pub unsupported: u64,
+    /// The largest difference, in units of the bound; at most 1 is right.
+    pub worst: f64,
+    /// The smallest absolute tolerance that would pass.
+    pub difference: f64,
+    /// The first case that was wrong; no more are asked after it.
+    pub finding: Option<Finding>,
+}
+
+/// A wrong answer, or none.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Which of the cases it was, from 1.
+    pub found_at: u64,
+    /// The smallest case that is still wrong.
+    pub case: OpCase,
+    /// What is wrong with it.
+    #[serde(flatten)]
+    pub problem: Problem,
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "problem", rename_all = "snake_case")]
+pub enum Problem {
+    /// A number is too far off.
+    Disagreement {
+        /// The number that is farthest off.
+        place: Place,
+        /// How far, in units of the bound.
+        units: f64,
+    },
+    /// There is no answer that could be compared.
+    Failure {
+        /// Why, in words.
+        why: String,
+    },
+}
+
+/// What became of one question.
+enum Asked {
+    Compared(Judgement),
+    Unsupported,
+    Wrong(Problem),
+}
+
+/// No case is made smaller for longer.
+const SHRINKING_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the whole outcome means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every answer is within its bound.
+    Agrees,
+    /// Some answer is not, or there was none.
+    Disagrees,
+    /// Nothing was compared.
+    NothingCompared,
+}
+
+impl Outcome {
+    /// What it means. A run that compared nothing does not agree.
+    pub fn verdict(&self) -> Verdict {
+        if self.subjects.iter().any(|tally| tally.finding.is_some()) {
+            return Verdict::Disagrees;
+        }
+        match self.subjects.iter().any(|tally| tally.numbers > 0) {
+            true => Verdict::Agrees,
+            false => Verdict::NothingCompared,
+        }
+    }
+}
+
+/// Asks `backend` everything; `done` hears of each finished subject.
+///
+/// # Errors
+/// If the backend does not take the number format.
+pub fn run(backend: &mut dyn Backend, plan: Plan, mut done: impl FnMut(&Tally)) -> Result<Outcome> {
+    check_dtype(backend, plan.dtype)?;
+    let mut subjects = Vec::new();
+    for operation in OPERATIONS {
+        let tally = ask_all(backend, operation, plan);
+        done(&tally);
+        subjects.push(tally);
+    }
+    let (backend, dtype) = (backend.about().clone(), dtype_name(plan.dtype));
+    Ok(Outcome { backend, dtype, seed: plan.seed, subjects })
+}
+
+/// Asks one case again.
+///
+/// # Errors
+/// If the backend does not take the number format, or it is no case.
+pub fn replay(backend: &mut dyn Backend, case: &OpCase, dtype: Dtype) -> Result<Outcome> {
+    check_dtype(backend, dtype)?;
+    let operation = Operation::named(&case.op).filter(|_| case.is_legal());
+    let operation = operation.ok_or_else(|| {
+        Error::bad_input("this is no case of an operation")
+            .help("give the case as a report of this version shows it")
+    })?;
+    let mut tally = Tally { subject: case.op.clone(), ..Tally::default() };
+    let problem = tally.count(ask(backend, operation, case, dtype));
+    tally.finding = problem.map(|problem| Finding { found_at: 1, case: case.clone(), problem });
+    let backend = backend.about().clone();
+    Ok(Outcome { backend, dtype: dtype_name(dtype), seed: case.seed, subjects: vec![tally] })
+}
+
+fn check_dtype(backend: &dyn Backend, dtype: Dtype) -> Result<()> {
+    let About { name, dtypes, .. } = backend.about();
+    let wanted = dtype_name(dtype);
+    if dtypes.iter().any(|dtype| dtype == wanted) {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!("the backend {name} does not take {wanted}"))
+        .help(format!("give --dtype {}", dtypes.join(" or "))))
+}
+
+fn ask_all(backend: &mut dyn Backend, operation: &Operation, plan: Plan) -> Tally {
+    let mut tally = Tally { subject: operation.name.to_string(), ..Tally::default() };
+    if !backend.about().ops.iter().any(|name| name == operation.name) {
+        tally.unsupported = plan.cases;
+        return tally;
+    }
+    let mut rng = generator(plan.seed);
+    for index in 1..=plan.cases {
+        let case = OpCase::random(operation, &mut rng);
+        let Some(problem) = tally.count(ask(backend, operation, &case, plan.dtype)) else {
+            continue;
+        };
+        let (case, problem) = shrink(backend, operation, (case, problem), plan.dtype);
+        tally.finding = Some(Finding { found_at: index, case, problem });
+        break;
+    }
+    tally
+}
+
+impl Tally {
+    fn count(&mut self, asked: Asked) -> Option<Problem> {
+        match asked {
+            Asked::Unsupported => self.unsupported += 1,
+            Asked::Compared(judgement) => {
+                self.cases += 1;
+                self.numbers += judgement.compared as u64;
+                self.worst = self.worst.max(judgement.worst);
+                self.difference = self.difference.max(judgement.difference);
+            }
+            Asked::Wrong(problem) => return Some(problem),
+        }
+        None
+    }
+}
+
+fn ask(backend: &mut dyn Backend, operation: &Operation, case: &OpCase, dtype: Dtype) -> Asked {
+    let request = operation.request(case, dtype);
+    let answer = match backend.answer(&Request::Op(&request)) {
+        Ok(answer) => answer,
+        Err(Failure::Unsupported(_)) => return Asked::Unsupported,
+        Err(Failure::Failed(why)) => return Asked::Wrong(Problem::Failure { why }),
+    };
+    let judgement = match judge(&operation.right(&request), &answer, dtype) {
+        Ok(judgement) => judgement,
+        Err(why) => return Asked::Wrong(Problem::Failure { why }),
+    };
+    match &judgement.place {
+        Some(place) if !judgement.agrees() => {
+            Asked::Wrong(Problem::Disagreement { place: place.clone(), units: judgement.worst })
+        }
+        _ => Asked::Compared(judgement),
+    }
+}
+
+/// Makes a wrong case small, as long as it stays wrong in the same way.
+fn shrink(
+    backend: &mut dyn Backend,
+    operation: &Operation,
+    (case, mut problem): (OpCase, Problem),
+    dtype: Dtype,
+) -> (OpCase, Problem) {
+    let start = Instant::now();
+    let kind = std::mem::discriminant(&problem);
+    let smallest = case.smallest(|candidate| {
+        if start.elapsed() > SHRINKING_LIMIT {
+            return false;
+        }
+        match ask(backend, operation, candidate, dtype) {
+            Asked::Wrong(found) if std::mem::discriminant(&found) == kind => {
+                problem = found;
+                true
+            }
+            _ => false,
+        }
+    });
+    (smallest, problem)
+}
