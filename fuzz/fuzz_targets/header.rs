@@ -1,4 +1,6 @@
-//! The bytes of a safetensors file: tensors, or an error.
+//! The bytes of a safetensors file: tensors, or an error. Bytes that begin with a brace are the
+//! header's text up to the last brace, and then the numbers: the length in front is put right, so
+//! that mutations reach what lies behind it.
 #![no_main]
 
 use lemon_check::checkpoint::read_tensors;
@@ -9,7 +11,8 @@ thread_local!(static SCRATCH: Scratch = Scratch::default());
 
 fuzz_target!(|bytes: &[u8]| {
     SCRATCH.with(|scratch| {
-        let file = scratch.write("model.safetensors", bytes);
+        let bytes = with_length(bytes);
+        let file = scratch.write("model.safetensors", &bytes);
         let Ok(tensors) = read_tensors(&file) else { return };
         let stored: usize = tensors.values().map(|tensor| tensor.bytes().len()).sum();
         assert!(stored <= bytes.len(), "{stored} bytes of tensors in {} bytes", bytes.len());
@@ -19,3 +22,10 @@ fuzz_target!(|bytes: &[u8]| {
         }
     });
 });
+
+fn with_length(bytes: &[u8]) -> Vec<u8> {
+    match bytes.iter().rposition(|byte| *byte == b'}') {
+        Some(last) if bytes[0] == b'{' => [&(last as u64 + 1).to_le_bytes(), bytes].concat(),
+        _ => bytes.to_vec(),
+    }
+}
