@@ -1,7 +1,7 @@
 //! Single operations: what a backend can be asked for, with random cases and what is right.
 //!
 //! An [`Operation`] is a line in a table: which sizes and switches its cases have, how a case's
-//! tensors are drawn, and the computation in [`Bounded`] numbers, which gives the right answer and
+//! tensors are drawn, and the computation in `Bounded` numbers, which gives the right answer and
 //! its tolerance at once. Operations of the forward pass are definitions, written again without a
 //! look at [`crate::forward`]; those of the rules (`rule_…`) follow the equations that
 //! [`crate::expand::rules`] states, with maps as dense matrices.
