@@ -4,6 +4,7 @@
 //! `LEMON_WRITE=1 cargo test --test readme` writes them anew.
 
 use lemon_check::checkpoint::Checkpoint;
+use lemon_check::model::convolutional::{ConvNet, describe_convnet, is_convolutional};
 use lemon_check::model::{
     Attention, Count, Input, Lens, Mlp, Model, Norm, NormKind, Op, Step, TableIndex, describe,
 };
@@ -25,10 +26,16 @@ fn families() -> String {
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     for entry in fs::read_dir(root().join("tests/golden")).unwrap() {
         let path = entry.unwrap().path();
-        if !path.is_dir() || path.to_string_lossy().contains("resnet") {
+        if !path.is_dir() {
             continue;
         }
-        let model = describe(&Checkpoint::open(&path, None).unwrap()).unwrap();
+        let checkpoint = Checkpoint::open(&path, None).unwrap();
+        if is_convolutional(checkpoint.config()) {
+            let net = describe_convnet(&checkpoint).unwrap();
+            note_convnet(&net, rows.entry("resnet").or_default());
+            continue;
+        }
+        let model = describe(&checkpoint).unwrap();
         let row = rows.entry(model.family.name).or_default();
         note(&model, |column, trait_| {
             row.entry(column).or_default().insert(trait_.into());
@@ -42,6 +49,17 @@ fn families() -> String {
         table += &format!("| `{family}` | {} |\n", COLUMNS.map(cell).join(" | "));
     }
     table
+}
+
+/// The columns of a network of convolutions: it has neither attention nor feed-forward networks.
+fn note_convnet(net: &ConvNet, row: &mut Row) {
+    row.entry("reads").or_default().insert("images".into());
+    row.entry("norms").or_default().insert("BatchNorm".into());
+    row.entry("returns").or_default().insert("head".into());
+    for block in net.stages.iter().flatten() {
+        let kind = format!("blocks of {} convolutions", block.convolutions.len());
+        row.entry("feed-forward").or_default().insert(kind);
+    }
 }
 
 fn note(model: &Model, mut add: impl FnMut(&'static str, &str)) {
