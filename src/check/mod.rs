@@ -161,7 +161,7 @@ fn doubt(
     found: &mut witness::Search,
     (source, expanded): (sample::Described, sample::Described),
 ) -> Result<()> {
-    let search = witness::outputs(source, expanded, &[])?;
+    let search = witness::outputs(source, expanded, &[], sample::DOUBT_LIMIT)?;
     if search.witness.is_none() {
         return Ok(());
     }

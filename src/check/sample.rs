@@ -4,7 +4,7 @@ use super::probes::Probe;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::forward::{self, Input, Outputs, Perturbation, Weights};
-use crate::model::Model;
+use crate::model::{Model, Op};
 use ndarray::{Array2, Axis, concatenate};
 
 /// Random draws of the roundings, per model.
@@ -68,9 +68,36 @@ pub(super) fn cost((checkpoint, _): Described, tokens: usize) -> f64 {
     2.0 * weights as f64 * tokens as f64
 }
 
+/// What a head's softmax takes for a pair of positions, in operations.
+const SOFTMAX: f64 = 200.0;
+
+/// Operations of one forward pass for each pair of positions of an input.
+fn cost_of_pairs((_, model): Described) -> f64 {
+    let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let heads = branches.map(|branch| match &branch.op {
+        Op::Attention(attention) => {
+            attention.heads as f64 * (4.0 * attention.head_dim as f64 + SOFTMAX)
+        }
+        Op::Mlp(_) | Op::Experts(_) => 0.0,
+    });
+    heads.sum()
+}
+
+/// Positions of the longest input on which both models can be run by [`Side::run`] in so many
+/// `operations`.
+pub(super) fn longest(source: Described, expanded: Described, operations: f64) -> usize {
+    let each = PASSES * (cost(source, 1) + cost(expanded, 1));
+    let pairs = PASSES * (cost_of_pairs(source) + cost_of_pairs(expanded));
+    // pairs·n² + each·n = operations
+    (2.0 * operations / (each + (each * each + 4.0 * pairs * operations).sqrt())) as usize
+}
+
 /// More operations are not spent on a search: at 20 to 40 thousand million a second, about two
 /// minutes.
 pub(super) const OPERATIONS_LIMIT: f64 = 3e12;
+
+/// As [`OPERATIONS_LIMIT`], where equations prove that nothing is to be found: about a second.
+pub(super) const DOUBT_LIMIT: f64 = 3e10;
 
 /// Forward passes that [`Side::run`] makes.
 pub(super) const PASSES: f64 = 1.0 + SEEDS.len() as f64;

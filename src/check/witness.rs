@@ -2,7 +2,7 @@
 
 use super::image_map;
 use super::probes::{LONG, Probe, probes};
-use super::sample::{Described, OPERATIONS_LIMIT, PASSES, Side, cost, larger, meaningful};
+use super::sample::{Described, OPERATIONS_LIMIT, Side, cost, larger, longest, meaningful};
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
 use crate::error::Result;
@@ -78,7 +78,7 @@ pub(super) fn search(
     expanded: Described,
     failures: &[Failure],
 ) -> Result<Search> {
-    let mut search = outputs(source, expanded, failures)?;
+    let mut search = outputs(source, expanded, failures, OPERATIONS_LIMIT)?;
     if search.witness.is_none() && source.1.outputs.iter().any(|output| !output.fixed) {
         let fitted = image_map::search(source, expanded, failures)?;
         search.inputs += fitted.inputs;
@@ -88,7 +88,8 @@ pub(super) fn search(
     Ok(search)
 }
 
-/// Like [`search`], in fixed outputs alone.
+/// Like [`search`], in fixed outputs alone; long inputs are tried where so many `operations`
+/// suffice.
 ///
 /// # Errors
 /// If a weight cannot be read or an output overflows.
@@ -96,14 +97,14 @@ pub(super) fn outputs(
     source: Described,
     expanded: Described,
     failures: &[Failure],
+    operations: f64,
 ) -> Result<Search> {
     let mut search = Search::default();
     if source.1.outputs.iter().any(|output| output.fixed) {
         let small = [source, expanded].iter().all(|model| cost(*model, 1) <= SMALL);
         let more = if small && !failures.is_empty() { MORE } else { 0 };
-        let token = PASSES * (cost(source, 1) + cost(expanded, 1));
-        let affordable = (OPERATIONS_LIMIT / token) as usize;
-        let probes = probes(source.1, failures, more, affordable.max(LONG));
+        let most = longest(source, expanded, operations).max(LONG);
+        let probes = probes(source.1, failures, more, most);
         let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
         search.inputs += probes.len();
         for (index, probe) in probes.iter().enumerate() {

@@ -15,6 +15,8 @@ use std::ops::Range;
 
 /// The longest header that is read, in bytes: that of some 200 000 tensors.
 pub(super) const HEADER_LIMIT: usize = 25_000_000;
+/// More tensors than any model has, in all of its files.
+pub(super) const TENSORS_LIMIT: usize = 1 << 18;
 /// Bytes before the header, which say how long it is.
 pub(super) const PREFIX: usize = 8;
 /// The name in a header that is no tensor's.
@@ -223,6 +225,11 @@ impl<'de> Visitor<'de> for RawReader {
             let info: Info =
                 map.next_value().map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
             insert(&mut tensors, name, info)?;
+            if tensors.len() > TENSORS_LIMIT {
+                return Err(A::Error::custom(format!(
+                    "it names more than {TENSORS_LIMIT} tensors"
+                )));
+            }
         }
         let metadata = metadata.flatten().map(|m| m.0).unwrap_or_default();
         Ok(Raw { metadata, tensors })

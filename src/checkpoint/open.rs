@@ -1,7 +1,7 @@
 //! Opening a checkpoint.
 
 use super::file::map;
-use super::header::{Entry, Header};
+use super::header::{Entry, Header, TENSORS_LIMIT};
 use super::index::Index;
 use super::lookup::Lookup;
 use super::place::Place;
@@ -24,7 +24,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If a file is missing, damaged, too large in its header, or of another kind; if a tensor's
-    /// name appears twice; if there is no tensor or no configuration.
+    /// name appears twice; if there is no tensor, more than 2¹⁸ of them, or no configuration.
     pub fn open(path: &Path, config: Option<&Path>) -> Result<Checkpoint> {
         let (files, index) = match Place::find(path)? {
             Place::File(file) => (vec![file], None),
@@ -93,6 +93,10 @@ impl Weights {
         let map = map(file)?;
         let header = Header::read(&map).map_err(|e| e.at(file))?;
         self.metadata.get_or_insert(header.metadata);
+        if self.tensors.len() + header.tensors.len() > TENSORS_LIMIT {
+            let problem = format!("with this file there are more than {TENSORS_LIMIT} tensors");
+            return Err(Error::bad_input(problem).at(file).help("is this one model?"));
+        }
         for entry in header.tensors {
             if let Some(other) = self.found.insert(entry.name.clone(), file.to_path_buf()) {
                 let problem = format!("it is stored in {} too", other.display());

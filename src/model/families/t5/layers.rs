@@ -6,6 +6,10 @@ use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::model::*;
 
+/// A greater distance than any model tells from those beyond: it is looked at distance by distance
+/// which of them share a bucket.
+const DISTANCE_LIMIT: usize = 1 << 16;
+
 /// What all layers are made of.
 pub(super) struct Parts {
     pub hidden: Dim,
@@ -33,7 +37,12 @@ impl Parts {
         };
         let field = "relative_attention_num_buckets";
         let buckets = config.size_or(field, 32)?;
-        let max_distance = config.size_or("relative_attention_max_distance", 128)?;
+        let farthest = "relative_attention_max_distance";
+        let max_distance = config.size_or(farthest, 128)?;
+        if max_distance > DISTANCE_LIMIT {
+            let expected = format!("at most {DISTANCE_LIMIT}");
+            return Err(config.wrong(farthest, &expected, &max_distance.into()));
+        }
         if buckets < 4 || max_distance <= buckets / 2 {
             let problem = format!("{buckets} buckets cannot part distances up to {max_distance}");
             return Err(Error::bad_input(problem).at(config.origin()).field(field));
