@@ -251,14 +251,14 @@ fn rotary_attention_sees_only_distances() {
 fn storage_noise_is_small_repeatable_and_not_zero() {
     for name in ["bert-model", "gpt2-lm", "vit-model"] {
         let Case { checkpoint, model, inputs, .. } = load(name);
-        let noise = storage_noise(&checkpoint, &model, &inputs, &[0, 1]).unwrap();
+        let noise = storage_noise(&checkpoint, &model, &inputs, 1.0, &[0, 1]).unwrap();
         assert_eq!(noise.len(), model.outputs.len());
         for one in &noise {
             // The files are f64: about 2⁻⁵³ per weight.
             assert!(one.largest > 1e-18 && one.largest < 1e-12 * (1.0 + one.scale), "{one:?}");
         }
-        assert_eq!(noise, storage_noise(&checkpoint, &model, &inputs, &[0, 1]).unwrap());
-        assert!(storage_noise(&checkpoint, &model, &inputs, &[]).is_err());
+        assert_eq!(noise, storage_noise(&checkpoint, &model, &inputs, 1.0, &[0, 1]).unwrap());
+        assert!(storage_noise(&checkpoint, &model, &inputs, 1.0, &[]).is_err());
     }
 }
 

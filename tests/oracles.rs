@@ -56,7 +56,7 @@ fn right_expansions_are_proven_and_agree(architecture: Architecture) {
         let one = run(&models.source, &models.source_model, &all);
         let other = run(&models.expanded, &models.expanded_model, &all);
         let noise = |checkpoint, model| {
-            let noise = storage_noise(checkpoint, model, &all, &[1, 2]).unwrap();
+            let noise = storage_noise(checkpoint, model, &all, 1.0, &[1, 2]).unwrap();
             noise.iter().map(|n| n.largest / n.scale).fold(0.0, f64::max)
         };
         let bound = 64.0 * f64::EPSILON

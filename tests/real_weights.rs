@@ -47,7 +47,7 @@ fn minilm_computes_its_known_sums() {
     let single = last_hidden_state::<f32>(&checkpoint, &input);
     let moved = (&single - &exact).iter().fold(0.0f64, |m, d| m.max(d.abs()));
     let model = describe(&checkpoint).unwrap();
-    let noise = storage_noise(&checkpoint, &model, &[input], &[0, 1]).unwrap()[0].largest;
+    let noise = storage_noise(&checkpoint, &model, &[input], 1.0, &[0, 1]).unwrap()[0].largest;
     println!("sum {sum:.12}, f32 differs by {moved:.1e}, storage noise {noise:.1e}");
     assert!(moved > 0.0 && moved < 1e-5, "f32 differs by {moved:e}");
     assert!(noise > 1e-9 && noise < 1e-5, "storage noise {noise:e}");

@@ -2,7 +2,7 @@
 
 use super::output::to_stdout;
 use crate::error::{Class, Error, Result};
-use crate::testing::survey::{Cell, NOISES, Subject, Tally, VISIBLE, survey};
+use crate::testing::survey::{Cell, Subject, Tally, UNITS, VISIBLE, survey};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -59,7 +59,7 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
          Random expansions of random models, {cases} per family, each with every deliberate change \
          of the catalogue\nthat applies. Both models are run: a change counts if an output differs \
          by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more \
-         than {NOISES} times what one rounding of every weight does.\n\n",
+         than moving every weight by up to {UNITS} units of its storage rounding does.\n\n",
         env!("CARGO_PKG_VERSION")
     );
     let all = surveys.values();
@@ -106,14 +106,19 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     changes(&mut page, surveys, false);
     page += "\n## Equivalent changes\n\n`proven/applied`.\n\n";
     changes(&mut page, surveys, true);
-    let notes: Vec<&String> = all.flat_map(|tally| &tally.notes).collect();
-    if !notes.is_empty() {
-        page += "\n## What should not be\n\n";
-        for note in notes {
-            let _ = writeln!(page, "- {}", note.replace('\n', " "));
-        }
-    }
+    list(&mut page, "What should not be", all.clone().flat_map(|tally| &tally.notes));
+    let unproven = all.flat_map(|tally| &tally.unproven);
+    list(&mut page, "Equivalent changes that are not proven", unproven);
     page
+}
+
+fn list<'a>(page: &mut String, title: &str, notes: impl Iterator<Item = &'a String>) {
+    for (number, note) in notes.enumerate() {
+        if number == 0 {
+            let _ = write!(page, "\n## {title}\n\n");
+        }
+        let _ = writeln!(page, "- {}", note.replace('\n', " "));
+    }
 }
 
 fn changes(page: &mut String, surveys: &Surveys, equivalent: bool) {

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// How far one output moves when every weight is changed by up to one unit of storage rounding.
+/// How far one output moves when every weight is changed by up to some units of storage rounding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Noise {
     /// The output's name.
@@ -18,7 +18,7 @@ pub struct Noise {
 }
 
 /// Measures, for each output, max |f(w + δ) − f(w)| over the inputs and the seeds, in f64. Each
-/// weight's δ is uniform within one roundoff of its stored format, see [`Perturbation`].
+/// weight's δ is uniform within `units` roundoffs of its stored format, see [`Perturbation`].
 ///
 /// This is Monte Carlo arithmetic (Parker 1997) on the stored weights: a measured yardstick for
 /// "equal up to storage rounding", not a bound.
@@ -29,6 +29,7 @@ pub fn storage_noise(
     checkpoint: &Checkpoint,
     model: &Model,
     inputs: &[Input],
+    units: f64,
     seeds: &[u64],
 ) -> Result<Vec<Noise>> {
     if inputs.is_empty() || seeds.is_empty() {
@@ -42,7 +43,7 @@ pub fn storage_noise(
         noise.scale = noise.scale.max(value.abs());
     });
     for &seed in seeds {
-        let weights = Weights::perturbed(checkpoint, Perturbation { units: 1.0, seed });
+        let weights = Weights::perturbed(checkpoint, Perturbation { units, seed });
         let moved = run_weights::<f64>(&weights, model, inputs)?;
         each_pair(&exact, &moved, &mut noise, |noise, value, moved| {
             noise.largest = noise.largest.max((value - moved).abs());

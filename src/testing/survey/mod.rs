@@ -12,6 +12,7 @@ pub use tally::{Cell, Right, Tally};
 
 use super::random::generator;
 use super::{Architecture, Intent};
+use crate::certify::Certificate;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use rand::RngCore;
@@ -21,9 +22,11 @@ use std::collections::BTreeSet;
 /// A change of an output below this, relative to its spread, is not told from rounding in f64.
 pub const VISIBLE: f64 = 1e-10;
 
-/// In coarser formats a change must be so many times what one rounding of every weight is measured
-/// to do.
-pub const NOISES: f64 = 16.0;
+/// In coarser formats a change must exceed what is measured where every weight is moved by up to
+/// so many units of its storage rounding. They are moved that far, rather than by one unit whose
+/// effect is multiplied: a norm over a single channel returns its sign, so that rounding does
+/// nothing, or all.
+pub const UNITS: f64 = 16.0;
 
 /// What random models are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,9 +79,7 @@ struct Judged<'a> {
     /// The largest change of an output relative to its spread, and what counts as a change.
     apart: f64,
     visible: f64,
-    proven: bool,
-    /// The first tensor or field that is blamed.
-    blamed: Option<&'a str>,
+    found: &'a Certificate,
     /// What was changed: tensors, or the field.
     changed: &'a BTreeSet<&'a str>,
     /// Tensors that enter an equation together.
@@ -89,21 +90,28 @@ struct Judged<'a> {
 
 impl Tally {
     fn count(&mut self, judged: Judged) {
+        let proven = judged.found.proves_lossless();
         let cell =
             self.cells.entry((judged.intent == Intent::Equivalent, judged.name)).or_default();
         if judged.apart <= judged.visible {
             cell.equal += 1;
-            cell.proven += usize::from(judged.proven);
+            cell.proven += usize::from(proven);
+            if !proven && judged.intent == Intent::Equivalent {
+                self.unproven.push(not_proven(judged.name, judged.found, judged.replay));
+            }
             return;
         }
         cell.changed += 1;
-        if judged.proven || judged.intent == Intent::Equivalent {
-            cell.missed += usize::from(judged.proven);
+        if proven || judged.intent == Intent::Equivalent {
+            cell.missed += usize::from(proven);
             let (name, apart) = (judged.name, judged.apart);
-            let what = if judged.proven { "is missed" } else { "is no equivalent change" };
+            let what = if proven { "is missed" } else { "is no equivalent change" };
             self.notes.push(format!("{name} {what}, {apart:e} apart: {}", (judged.replay)()));
         }
-        let Some(blamed) = judged.blamed else { return };
+        let Some(blamed) = judged.found.failures.first().map(|failure| failure.tensor.as_str())
+        else {
+            return;
+        };
         if judged.changed.contains(blamed) {
             cell.tensor += 1;
         } else if judged.equations.iter().any(|tensors| {
@@ -112,6 +120,12 @@ impl Tally {
             cell.equation += 1;
         }
     }
+}
+
+/// Says that `what`, which computes what the source does, is not proven, and why.
+fn not_proven(what: &str, found: &Certificate, replay: &dyn Fn() -> String) -> String {
+    let first = (found.failures.first(), found.unknown.first());
+    format!("{what} is not proven, {first:?}: {}", replay())
 }
 
 /// The tensors whose bytes differ, and what the mutant says it changed if that is a field.

@@ -1,6 +1,6 @@
 //! One random ResNet, its expansion, and every change of it.
 
-use super::{Judged, Tally, VISIBLE, changed, coarsest};
+use super::{Judged, Tally, VISIBLE, changed, coarsest, not_proven};
 use crate::checkpoint::Dtype;
 use crate::error::Result;
 use crate::model::Lens;
@@ -18,8 +18,7 @@ pub(super) fn judge(seed: u64) -> Result<Tally> {
     let mut tally = Tally::default();
     tally.right(pair.source_case.dtype, found.proves_lossless());
     if !found.proves_lossless() {
-        let first = (found.failures.first(), found.unknown.first());
-        tally.notes.push(format!("a right expansion is not proven, {first:?}: {}", replay()));
+        tally.notes.push(not_proven("a right expansion", &found, &replay));
     }
     // What one rounding of every weight does is measured for Transformers only.
     if coarsest(&pair.expanded) != Dtype::F64 {
@@ -36,8 +35,7 @@ pub(super) fn judge(seed: u64) -> Result<Tally> {
             intent: mutant.intent,
             apart: apart(&right, &logits(&mutated.checkpoint, &net, &images)),
             visible: VISIBLE,
-            proven: found.proves_lossless(),
-            blamed: found.failures.first().map(|failure| failure.tensor.as_str()),
+            found: &found,
             changed: &changed(&pair.expanded, &mutated.checkpoint, &mutated.subject),
             equations: &equations(&net),
             replay: &replay,

@@ -12,6 +12,9 @@ pub struct Tally {
     pub cells: BTreeMap<(bool, &'static str), Cell>,
     /// What should not be, with what reproduces it.
     pub notes: Vec<String>,
+    /// Equivalent changes that are not proven, which is no wrong verdict, with why and what
+    /// reproduces it.
+    pub unproven: Vec<String>,
 }
 
 /// What became of right expansions.
@@ -60,6 +63,7 @@ impl Tally {
             *sum = sum.plus(cell);
         }
         self.notes.extend(other.notes);
+        self.unproven.extend(other.unproven);
         self
     }
 

@@ -1,6 +1,6 @@
 //! One random Transformer, its expansion, and every change of it.
 
-use super::{Judged, NOISES, Tally, VISIBLE, changed, coarsest};
+use super::{Judged, Tally, UNITS, VISIBLE, changed, coarsest, not_proven};
 use crate::certify::certify;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
@@ -21,8 +21,7 @@ pub(super) fn judge(architecture: Architecture, seed: u64) -> Result<Tally> {
     let mut tally = Tally::default();
     tally.right(models.source_case.dtype, found.proves_lossless());
     if !found.proves_lossless() {
-        let first = (found.failures.first(), found.unknown.first());
-        tally.notes.push(format!("a right expansion is not proven, {first:?}: {}", replay()));
+        tally.notes.push(not_proven("a right expansion", &found, &replay));
     }
     if models.is_steep() {
         return Ok(tally);
@@ -31,23 +30,28 @@ pub(super) fn judge(architecture: Architecture, seed: u64) -> Result<Tally> {
     let mut all = inputs::random(source.1, &mut rng);
     all.extend(inputs::covering(source.1, 20, &mut rng));
     let outputs = run_batch::<f64>(right.0, right.1, &all)?;
-    let visible = visible(right, &all)?;
+    let visible = visible(right, &all, 3)?;
     for mutant in Mutant::ALL {
         let Some(mutated) = mutant.apply(&models.pair(), seed)? else { continue };
         let model = describe(&mutated.checkpoint)?;
         let found = certify(source, (&mutated.checkpoint, &model), &|_, _| ())?;
         let others = run_batch::<f64>(&mutated.checkpoint, &model, &all)?;
         let (apart, proven) = (difference(&outputs, &others), found.proves_lossless());
-        // What the change made more sensitive to rounding differs by more of it.
-        let noisier = proven && apart > visible;
-        let own = if noisier { self::visible((&mutated.checkpoint, &model), &all)? } else { 0.0 };
+        // A sharper look at what may be a miss: at more roundings, and of the changed model too,
+        // which may be more sensitive to them.
+        let visible = match proven && apart > visible {
+            true => {
+                let own = self::visible((&mutated.checkpoint, &model), &all, 32)?;
+                self::visible(right, &all, 32)?.max(own)
+            }
+            false => visible,
+        };
         tally.count(Judged {
             name: mutant.name(),
             intent: mutant.intent(),
             apart,
-            visible: visible.max(own),
-            proven,
-            blamed: found.failures.first().map(|failure| failure.tensor.as_str()),
+            visible,
+            found: &found,
             changed: &changed(right.0, &mutated.checkpoint, &mutated.subject),
             equations: &equations(&model),
             replay: &replay,
@@ -56,14 +60,15 @@ pub(super) fn judge(architecture: Architecture, seed: u64) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What counts as a change of an output.
-fn visible(right: (&Checkpoint, &Model), inputs: &[Input]) -> Result<f64> {
-    if coarsest(right.0) == Dtype::F64 {
+/// What counts as a change of an output, from so many random roundings of all weights.
+fn visible((file, model): (&Checkpoint, &Model), inputs: &[Input], seeds: u64) -> Result<f64> {
+    if coarsest(file) == Dtype::F64 {
         return Ok(VISIBLE);
     }
-    let noise = storage_noise(right.0, right.1, inputs, &[1, 2, 3])?;
+    let seeds: Vec<u64> = (1..=seeds).collect();
+    let noise = storage_noise(file, model, inputs, UNITS, &seeds)?;
     let relative = noise.iter().map(|noise| noise.largest / noise.scale.max(f64::MIN_POSITIVE));
-    Ok(relative.fold(VISIBLE, |most, one| most.max(NOISES * one)))
+    Ok(relative.fold(VISIBLE, f64::max))
 }
 
 /// The tensors of each sublayer, of the embedding, and of each output.
