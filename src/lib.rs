@@ -36,6 +36,7 @@ pub mod forward;
 pub mod model;
 pub mod report;
 pub mod testing;
+mod wide;
 
 pub use error::{Class, Error, Result};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, bottom to top; those on one floor do not import each other.
 const FLOORS: [&[&str]; 10] = [
-    &["error"],
+    &["error", "wide"],
     &["checkpoint"],
     &["model"],
     &["forward", "expand", "certify", "compare"],

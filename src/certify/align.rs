@@ -10,7 +10,8 @@ use super::map::Map;
 use super::side::Side;
 use super::sublayer::kind;
 use crate::error::Result;
-use crate::model::{Branch, Sublayer};
+use crate::model::{Branch, Linear, Sublayer};
+use rayon::prelude::*;
 
 /// A step of the alignment: sublayer numbers of the source and the expanded model.
 pub(super) type Pair = (Option<usize>, Option<usize>);
@@ -18,6 +19,33 @@ pub(super) type Pair = (Option<usize>, Option<usize>);
 /// Matches sublayers one by one.
 pub(super) fn in_order(count: usize) -> Vec<Pair> {
     (0..count).map(|i| (Some(i), Some(i))).collect()
+}
+
+/// Matches the rest in order where sublayers of the expanded model that write with zeros stand
+/// alone; `None` where that leaves not one for each of the source's, or the source has such too.
+pub(super) fn around_zeros(
+    (source, expanded): (&Side, &Side),
+    sublayers: (&[Sublayer], &[Sublayer]),
+) -> Result<Option<Vec<Pair>>> {
+    let zero = |side: &Side, sublayer: &Sublayer| -> Result<bool> {
+        let writers = sublayer.branches.iter().flat_map(|branch| branch.op.writers());
+        for lens in writers.flat_map(Linear::lenses) {
+            if !side.looks_zero(lens)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let zeros = |side: &Side, sublayers: &[Sublayer]| -> Result<Vec<bool>> {
+        sublayers.par_iter().map(|sublayer| zero(side, sublayer)).collect()
+    };
+    let (s, t) = (zeros(source, sublayers.0)?, zeros(expanded, sublayers.1)?);
+    if s.contains(&true) || t.iter().filter(|zero| !**zero).count() != s.len() {
+        return Ok(None);
+    }
+    let mut next = 0..s.len();
+    let pair = |(j, zero): (usize, &bool)| (if *zero { None } else { next.next() }, Some(j));
+    Ok(Some(t.iter().enumerate().map(pair).collect()))
 }
 
 /// The cheapest alignment of the sublayers of two models on a Pre-LN stream.
@@ -128,7 +156,7 @@ fn features(
             bias: finished(bias, map, modulo_one),
         })
     };
-    sublayers.iter().map(feature).collect()
+    sublayers.par_iter().map(feature).collect()
 }
 
 /// The sum of a branch's fan-outs, over the mean expert, and its bias, each `[hidden, 1]`. A norm
@@ -144,8 +172,7 @@ fn written(side: &Side, branch: &Branch) -> Result<(Bounded, Bounded)> {
         return Ok(sum);
     }
     for out in writers {
-        let fan_out = side.stored(&out.weight)?;
-        let total = fan_out.apply(&Bounded::ones(fan_out.value.ncols()));
+        let total = side.row_sums(&out.weight)?;
         sum = (sum.0.plus(&total.times(share)), sum.1.plus(&side.bias(out)?.times(share)));
     }
     if let Some(scale) = &branch.scale {

@@ -83,7 +83,9 @@ pub(super) fn group(
     let of = sides.map(|side| side.and_then(|w| w.linear.as_ref()));
     let items = [0, 1].map(|side| {
         let keys = keys[side].iter().map(|(key, _)| *key).collect();
-        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys })
+        // The constants of values are in the output's bias.
+        let biased = sides[side].is_some_and(|writes| matches!(writes.keys, Keys::Rows(_)));
+        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys, biased })
     });
     let [source, expanded] = cluster(&items, Sameness::Multiple, strategy, agreement);
     let mut numbers: BTreeMap<(usize, usize), usize> = BTreeMap::new();

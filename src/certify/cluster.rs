@@ -67,12 +67,14 @@ pub(super) struct Items<'a> {
     pub of: Vec<usize>,
     /// Items of different keys are never in one group.
     pub keys: Vec<usize>,
+    /// Whether the last entry of a row is a bias.
+    pub biased: bool,
 }
 
 impl<'a> Items<'a> {
     /// Every row is an item, all of one key.
     pub fn of_rows(rows: &'a Bounded) -> Self {
-        Items { rows, of: (0..rows.rows()).collect(), keys: vec![0; rows.rows()] }
+        Items { rows, of: (0..rows.rows()).collect(), keys: vec![0; rows.rows()], biased: true }
     }
 }
 
@@ -215,7 +217,8 @@ pub(super) fn cluster(
             });
             if let (Some((group, ratio)), 1) = (found, side) {
                 let other = representative(group);
-                agreement.add(&row, &other, ratio, item, items.rows.cols());
+                let period = if items.biased { items.rows.cols() } else { 0 };
+                agreement.add(&row, &other, ratio, item, period);
             }
             let (group, ratio) = found.unwrap_or((firsts.len(), Ratio::ONE));
             if found.is_none() {

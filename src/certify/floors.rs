@@ -48,6 +48,14 @@ struct Column {
     rows: usize,
 }
 
+/// The floors of one stored matrix: that of a number is the size of its row times that of its
+/// column, within the limits.
+pub(super) struct Lines {
+    pub rows: Vec<f64>,
+    pub columns: Vec<f64>,
+    pub limits: (f64, f64),
+}
+
 impl Floors {
     /// One floor for all.
     pub fn even(rows: usize, cols: usize, floor: f64) -> Self {
@@ -63,22 +71,19 @@ impl Floors {
             return Floors::even(rows, cols, 0.0);
         };
         let Some(dtype) = tensor.dtype else { return Floors::even(rows, cols, 0.0) };
-        let size = |row, col| dtype.get(tensor.bytes(), lens.position(row, col)).abs();
+        let (bytes, starts) = (tensor.bytes(), (0..rows).map(|row| lens.position(row, 0)));
+        let starts: Vec<usize> = starts.collect();
+        let step = if rows * cols > 0 { lens.position(0, 1) - lens.position(0, 0) } else { 0 };
+        let size = |row: usize, col: usize| dtype.get(bytes, starts[row] + col * step).abs();
         let least = dtype.subnormal_roundoff();
         let whole = median(rows * cols, SAMPLES, |at| size(at / cols, at % cols));
         let Some(whole) = whole else { return Floors::even(rows, cols, least) };
         // The median of a row is its size if all rows meet the same columns; that of a column, and
         // then of the row once more, relative to what the other lines are.
-        let of_rows = |columns: &[f64]| -> Vec<f64> {
-            let size = |row: usize| median(cols, LINE_SAMPLES, |col| size(row, col) / columns[col]);
-            (0..rows).map(|row| size(row).unwrap_or(0.0)).collect()
-        };
-        let of_columns = |rows: &[f64]| -> Vec<f64> {
-            let size = |col| median(rows.len(), LINE_SAMPLES, |row| size(row, col) / rows[row]);
-            (0..cols).map(|col| size(col).unwrap_or(0.0)).collect()
-        };
-        let columns = of_columns(&of_rows(&vec![1.0; cols]));
-        let rows = of_rows(&columns);
+        let rows_seen = Sampled::of((rows, cols), size);
+        let columns_seen = Sampled::of((cols, rows), |col, row| size(row, col));
+        let columns = columns_seen.sizes(&rows_seen.sizes(&vec![1.0; cols]));
+        let rows = rows_seen.sizes(&columns);
         let unit = unit.min(ARITHMETIC);
         let column = |size: &f64| Column {
             size: NEAR * unit * size,
@@ -86,6 +91,16 @@ impl Floors {
             rows: 0,
         };
         Floors { columns: columns.iter().map(column).collect(), rows: vec![rows] }
+    }
+
+    /// Those of one stored matrix, line by line.
+    pub fn lines(&self) -> Lines {
+        let first = self.columns.first();
+        Lines {
+            rows: self.rows.first().cloned().unwrap_or_default(),
+            columns: self.columns.iter().map(|column| column.size).collect(),
+            limits: first.map_or((0.0, 0.0), |column| column.limits),
+        }
     }
 
     /// The floors of `count` rows from `first` on.
@@ -117,12 +132,55 @@ impl Floors {
     }
 }
 
+/// A few numbers of each line, evenly spaced.
+struct Sampled {
+    sizes: Vec<f64>,
+    /// Which numbers of a line.
+    places: Vec<usize>,
+}
+
+impl Sampled {
+    /// Of `lines` lines of `numbers` numbers; `size(line, number)` is the size of one.
+    fn of((lines, numbers): (usize, usize), size: impl Fn(usize, usize) -> f64) -> Sampled {
+        let places: Vec<usize> = (0..numbers).step_by(step(numbers, LINE_SAMPLES)).collect();
+        let mut sizes = Vec::with_capacity(lines * places.len());
+        for line in 0..lines {
+            sizes.extend(places.iter().map(|number| size(line, *number)));
+        }
+        Sampled { sizes, places }
+    }
+
+    /// The usual size of each line, relative to the sizes of the lines across; zero where there is
+    /// none.
+    fn sizes(&self, across: &[f64]) -> Vec<f64> {
+        let across: Vec<f64> = self.places.iter().map(|place| across[*place]).collect();
+        let mut room = Vec::with_capacity(across.len());
+        let lines = self.sizes.chunks_exact(self.places.len().max(1));
+        lines
+            .map(|line| {
+                room.clear();
+                room.extend(line.iter().zip(&across).map(|(size, across)| size / across));
+                median_of(&mut room).unwrap_or(0.0)
+            })
+            .collect()
+    }
+}
+
+/// From one of about `samples` numbers of `count` to the next; odd, so that no layout in powers of
+/// two hides behind it.
+fn step(count: usize, samples: usize) -> usize {
+    (count / samples).max(1) | 1
+}
+
 /// The median of the sizes that are not zero, from at most about `samples` evenly spaced ones of
 /// `count`. A median, since free numbers and outliers may be of any size.
 fn median(count: usize, samples: usize, size: impl Fn(usize) -> f64) -> Option<f64> {
-    let step = (count / samples).max(1) | 1;
-    let sizes = (0..count).step_by(step).map(size);
-    let mut sizes: Vec<f64> = sizes.filter(|size| *size > 0.0 && size.is_finite()).collect();
+    median_of(&mut (0..count).step_by(step(count, samples)).map(size).collect())
+}
+
+/// The median of those that are neither zero nor infinite.
+fn median_of(sizes: &mut Vec<f64>) -> Option<f64> {
+    sizes.retain(|size| *size > 0.0 && size.is_finite());
     if sizes.is_empty() {
         return None;
     }

@@ -163,7 +163,7 @@ impl Denominator {
 
 fn items(rows: &Bounded, of: Vec<usize>) -> Items<'_> {
     let keys = vec![0; of.len()];
-    Items { rows, of, keys }
+    Items { rows, of, keys, biased: true }
 }
 
 /// For each group the sum of its members' squared factors, over the head's channels, with the

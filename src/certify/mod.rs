@@ -51,7 +51,9 @@ mod side;
 mod spread;
 mod squares;
 mod stack;
+mod stored;
 mod stream;
+mod streamed;
 mod sublayer;
 mod suspect;
 mod words;
@@ -224,8 +226,11 @@ fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Re
     // that proves the layers is as good as any.
     let hold = |pairs: &[Pair]| hold_pairs(network, &map, (&s, &t), pairs, &places);
     let mut tried: Vec<(Vec<Pair>, Ledger)> = Vec::new();
-    if s.len() == t.len() {
-        let pairs = align::in_order(s.len());
+    let obvious = match s.len() == t.len() {
+        true => Some(align::in_order(s.len())),
+        false => align::around_zeros((network.source, network.expanded), (&s, &t))?,
+    };
+    if let Some(pairs) = obvious {
         let found = hold(&pairs)?;
         tried.push((pairs, found));
     }

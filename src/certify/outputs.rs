@@ -8,6 +8,7 @@ use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};
 use super::squares::{Ledger, Residual};
 use super::stream::{Factor, written_map};
+use super::streamed;
 use super::sublayer::{NO_NORM, Network, told};
 use crate::error::Result;
 use crate::model::{Linear, Norm, Output, Step};
@@ -207,6 +208,11 @@ impl Network<'_> {
         if rows != t.weight.rows() {
             ledger.unknown(place, "the two heads have different numbers of rows");
             return Ok(false);
+        }
+        if let Some((weight, bias)) = streamed::head((&readers.0, &readers.1), (s, t))? {
+            ledger.hold(&weight);
+            ledger.hold(&bias);
+            return Ok(true);
         }
         let shared = readers.1.shared;
         let empty =

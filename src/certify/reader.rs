@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The width of a folded row, and where each column goes and by what factor.
-    fn targets(&self, columns: usize) -> (usize, Vec<Option<(usize, f64)>>) {
+    pub fn targets(&self, columns: usize) -> (usize, Vec<Option<(usize, f64)>>) {
         let Some((map, factor)) = self.through else {
             return (columns, (0..columns).map(|j| Some((j, 1.0))).collect());
         };
@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
 
     /// What each column takes of every source channel: a norm makes channels that hold the mean
     /// zero, and a reader without one reads them. `None` where there are none.
-    fn means(&self) -> Option<Vec<f64>> {
+    pub fn means(&self) -> Option<Vec<f64>> {
         let (map, factor) = self.through.filter(|_| self.norm.is_none())?;
         let share = |entry: &Entry| match entry {
             Entry::Mean => factor / map.source as f64,
@@ -198,7 +198,8 @@ impl<'a> Reader<'a> {
         map.entries.contains(&Entry::Mean).then(|| map.entries.iter().map(share).collect())
     }
 
-    fn is_layer_norm(&self) -> bool {
+    /// Whether a LayerNorm stands in front.
+    pub fn is_layer_norm(&self) -> bool {
         self.norm.is_some_and(|norm| norm.kind == NormKind::Layer)
     }
 }

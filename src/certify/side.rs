@@ -1,7 +1,7 @@
 //! One of the two models: its weights as bounded numbers, and which of them were read.
 
 use super::bounded::{Bounded, Stored};
-use super::floors::Floors;
+use super::floors::{Floors, Lines};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use crate::model::{Lens, Linear, Model, Norm};
@@ -25,7 +25,10 @@ pub(super) struct Side<'a> {
 const F64_UNIT: f64 = 1.0 / (1u64 << 50) as f64;
 
 /// Rows that are looked at together where nothing but their numbers matters.
-const BLOCK: usize = 256;
+const BLOCK: usize = 64;
+
+/// Bytes that are looked at together: few enough to stay in the fastest cache.
+const PART: usize = 1 << 14;
 
 /// The rounding bound of a stored number, relative to it.
 pub(super) fn unit(dtype: Dtype) -> f64 {
@@ -80,13 +83,54 @@ impl<'a> Side<'a> {
     }
 
     /// Whether every number of a matrix is exactly zero. The matrix counts as read.
+    ///
+    /// # Errors
+    /// If a number is not finite.
     pub fn is_zero(&self, lens: &Lens) -> Result<bool> {
+        let tensor = lens.check(self.checkpoint)?;
+        let dtype = tensor.dtype.expect("checked");
         let mut zero = true;
+        for span in lens.spans() {
+            let bytes = &tensor.bytes()[span.start * dtype.size()..span.end * dtype.size()];
+            for part in bytes.chunks(PART) {
+                zero = zero && dtype.all_zero(part);
+                if !zero && !dtype.all_finite(part) {
+                    // It names the number.
+                    lens.read(self.checkpoint)?;
+                }
+                (self.progress)(part.len() as u64);
+            }
+        }
+        self.mark(lens);
+        Ok(zero)
+    }
+
+    /// Like [`Side::is_zero`], but stops at the first number that is not. The matrix does not count
+    /// as read.
+    pub fn looks_zero(&self, lens: &Lens) -> Result<bool> {
+        let tensor = lens.check(self.checkpoint)?;
+        let dtype = tensor.dtype.expect("checked");
+        let zero = |span: std::ops::Range<usize>| {
+            let bytes = &tensor.bytes()[span.start * dtype.size()..span.end * dtype.size()];
+            bytes.chunks(PART).all(|part| dtype.all_zero(part))
+        };
+        Ok(lens.spans().into_iter().all(zero))
+    }
+
+    /// The sum of each row, `[rows, 1]`, without bounds. The matrix counts as read.
+    ///
+    /// # Errors
+    /// If a number is not finite.
+    pub fn row_sums(&self, lens: &Lens) -> Result<Bounded> {
+        let mut sums = Bounded::zeros(lens.rows(), 1);
         for first in (0..lens.rows()).step_by(BLOCK) {
             let count = BLOCK.min(lens.rows() - first);
-            zero &= self.stored_rows(lens, first, count)?.value.iter().all(|v| *v == 0.0);
+            let rows = lens.read_rows(self.checkpoint, first, count)?;
+            let part = ndarray::s![first..first + count, 0];
+            sums.value.slice_mut(part).assign(&rows.sum_axis(ndarray::Axis(1)));
         }
-        Ok(zero)
+        self.mark(lens);
+        Ok(sums)
     }
 
     /// The bias of a linear layer, zeros without one; `[out, 1]`.
@@ -123,6 +167,12 @@ impl<'a> Side<'a> {
             self.floors.lock().expect("no panic while adding").insert(key, Arc::clone(&floors));
             floors
         })
+    }
+
+    /// The floors of a matrix, line by line; it counts as read.
+    pub fn lines(&self, lens: &Lens) -> Lines {
+        self.mark(lens);
+        self.floors(lens, self.unit(lens)).lines()
     }
 
     fn mark(&self, lens: &Lens) {

@@ -7,6 +7,7 @@ use super::cluster::Member;
 use super::map::Entry;
 use super::reader::Reader;
 use super::side::Side;
+use super::stored::StoredRows;
 use crate::error::Result;
 use crate::model::{Attention, Linear, Op};
 use std::collections::BTreeMap;
@@ -69,16 +70,43 @@ impl Spread {
         writes: &Writes,
         groups: &Groups,
     ) -> Result<Option<Spread>> {
+        let size = match expanded {
+            Op::Attention(attention) => attention.head_dim,
+            _ => 1,
+        };
+        let fan_out = FanOut { stored: &writes.fan_out, members: &groups.expanded, size };
+        Spread::seen(
+            place,
+            (source, expanded),
+            groups,
+            |unit| fan_out.is_zero(unit),
+            |one, other| fan_out.equal(one, other),
+            |pairs| reads_equally(side, expanded, pairs),
+        )
+    }
+
+    /// The same from what was seen of the fan-outs: whether a unit's `is_zero`, whether those of
+    /// two copies are `equal`, and whether copies read equally.
+    ///
+    /// # Errors
+    /// If a weight cannot be read.
+    pub fn seen(
+        place: &str,
+        (source, expanded): (&Op, &Op),
+        groups: &Groups,
+        is_zero: impl Fn(usize) -> bool,
+        equal: impl Fn(usize, usize) -> bool,
+        reads_equally: impl FnOnce(&[(usize, usize)]) -> Result<bool>,
+    ) -> Result<Option<Spread>> {
         let (units, size) = match (source, expanded) {
             (Op::Mlp(_), Op::Mlp(_)) => (Units::Neurons, (1, 1)),
             (Op::Attention(s), Op::Attention(t)) => (Units::Heads, (s.head_dim, t.head_dim)),
             _ => return Ok(None),
         };
         let classes = Classes::of(groups, size);
-        let fan_out = FanOut { stored: &writes.fan_out, members: &groups.expanded, size: size.1 };
         let new = |zero: bool| {
             let units = classes.expanded.iter().enumerate();
-            units.filter(|(unit, of)| of.is_none() && fan_out.is_zero(*unit) == zero).count()
+            units.filter(|(unit, of)| of.is_none() && is_zero(*unit) == zero).count()
         };
         let groups_of = |op: &Op| match op {
             Op::Attention(attention) => attention.heads / attention.kv_heads,
@@ -93,7 +121,7 @@ impl Spread {
             permuted: !classes.in_order((groups_of(source), groups_of(expanded))),
             zero: new(true),
             cancelling: new(false),
-            shares: shares(&classes, &fan_out, side, expanded)?,
+            shares: shares(&classes, equal, reads_equally)?,
         }))
     }
 }
@@ -215,28 +243,32 @@ fn close(stored: &Stored, one: ((usize, usize), f64), other: ((usize, usize), f6
     (one.1 - other.1).powi(2) <= UNITS * UNITS * variance
 }
 
-fn shares(classes: &Classes, fan_out: &FanOut, side: &Side, op: &Op) -> Result<Shares> {
+fn shares(
+    classes: &Classes,
+    equal: impl Fn(usize, usize) -> bool,
+    reads_equally: impl FnOnce(&[(usize, usize)]) -> Result<bool>,
+) -> Result<Shares> {
     let copied: Vec<Vec<usize>> =
         classes.members().into_values().filter(|units| units.len() > 1).collect();
-    let (mut equal, mut pairs) = (0, Vec::new());
+    let (mut even, mut pairs) = (0, Vec::new());
     for units in &copied {
         let of_first: Vec<(usize, usize)> = units[1..].iter().map(|u| (units[0], *u)).collect();
-        if of_first.iter().all(|(one, other)| fan_out.equal(*one, *other)) {
-            equal += 1;
+        if of_first.iter().all(|(one, other)| equal(*one, *other)) {
+            even += 1;
             pairs.extend(of_first);
         }
     }
-    Ok(match (equal, copied.len()) {
+    Ok(match (even, copied.len()) {
         (_, 0) => Shares::None,
         (0, _) => Shares::Unequal,
         (some, all) if some < all => Shares::Mixed,
-        _ if reads_equally(side, op, &pairs)? => Shares::Symmetric,
+        _ if reads_equally(&pairs)? => Shares::Symmetric,
         _ => Shares::Equal,
     })
 }
 
 /// Whether each pair of units has equal rows in every layer that reads the stream for them.
-fn reads_equally(side: &Side, op: &Op, pairs: &[(usize, usize)]) -> Result<bool> {
+pub(super) fn reads_equally(side: &Side, op: &Op, pairs: &[(usize, usize)]) -> Result<bool> {
     type Rows<'a> = Box<dyn Fn(usize) -> std::ops::Range<usize> + 'a>;
     let readers: Vec<(&Linear, Rows)> = match op {
         Op::Mlp(mlp) => {
@@ -255,12 +287,9 @@ fn reads_equally(side: &Side, op: &Op, pairs: &[(usize, usize)]) -> Result<bool>
     };
     for (linear, rows) in readers {
         for lens in linear.lenses() {
-            let stored = side.stored(lens)?;
+            let stored = StoredRows::new(side, lens)?;
             let same = |(one, other): &(usize, usize)| {
-                rows(*one).zip(rows(*other)).all(|(a, b)| {
-                    let rows = stored.value.row(a).into_iter().zip(stored.value.row(b));
-                    rows.enumerate().all(|(j, (x, y))| close(&stored, ((a, j), *x), ((b, j), *y)))
-                })
+                rows(*one).zip(rows(*other)).all(|(a, b)| stored.alike(a, b))
             };
             if !pairs.iter().all(same) {
                 return Ok(false);
@@ -271,7 +300,7 @@ fn reads_equally(side: &Side, op: &Op, pairs: &[(usize, usize)]) -> Result<bool>
 }
 
 /// Rows that are looked at together.
-const BLOCK: usize = 256;
+const BLOCK: usize = 16;
 
 /// Whether layers read all copies of a channel with equal weights: the answer for one op; `None`
 /// where there are no copies. Stops at the first that are not equal.
@@ -299,14 +328,19 @@ pub(super) fn read_equally(reader: &Reader, op: &Op) -> Result<Option<bool>> {
         return Ok(None);
     }
     for linear in linears {
-        for first in (0..linear.weight.rows()).step_by(BLOCK) {
-            let count = BLOCK.min(linear.weight.rows() - first);
-            let stored = reader.side.stored_rows(&linear.weight, first, count)?;
-            let equal = |(i, row): (usize, ndarray::ArrayView1<f64>)| {
-                let number = |j: usize| ((i, j), row[j]);
-                pairs.iter().all(|(a, b)| close(&stored, number(*a), number(*b)))
+        let stored = StoredRows::new(reader.side, &linear.weight)?;
+        let (all, mut room) = (0..linear.weight.rows(), Vec::new());
+        let every = 0..stored.cols();
+        for numbers in all.collect::<Vec<_>>().chunks(BLOCK) {
+            let whole = std::slice::from_ref(&every);
+            if stored.read(numbers, (whole, &[]), &mut room).is_none() {
+                return Ok(Some(false));
+            }
+            let equal = |(number, row): (&usize, &[f64])| {
+                let at = |col: usize| ((*number, col), row[col]);
+                pairs.iter().all(|(a, b)| row[*a] == row[*b] || stored.close(at(*a), at(*b)))
             };
-            if !stored.value.rows().into_iter().enumerate().all(equal) {
+            if !numbers.iter().zip(room.chunks_exact(stored.cols())).all(equal) {
                 return Ok(Some(false));
             }
         }

@@ -4,6 +4,7 @@ use super::bounded::{Bounded, UNITS};
 use super::certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 use super::words::Notes;
 use crate::model::Lens;
+use crate::wide::wide;
 
 /// Largest root mean square of many residuals, in units of their bounds, that rounding explains:
 /// two roundings that are as large as can be and of one sign come to √2 of their bounds in
@@ -117,6 +118,39 @@ impl Residual {
         }
     }
 
+    /// Adds the entries of a row, from the one at `row`, `first` on: as [`Residual::add_entry`] for
+    /// each, but for the order of the sums.
+    pub fn add_row(
+        &mut self,
+        (row, first): (usize, usize),
+        got: &[f64],
+        expected: &[f64],
+        variance: &[f64],
+    ) {
+        let sums = RowSums::of(got, expected, variance);
+        if !sums.regular {
+            let entries = got.iter().zip(expected).zip(variance);
+            for (col, ((got, expected), variance)) in entries.enumerate() {
+                self.add_entry((row, first + col), *got, *expected, *variance);
+            }
+            return;
+        }
+        self.entries += got.len();
+        self.square += sums.square;
+        self.spread += sums.spread;
+        self.noise += sums.noise;
+        self.exact &= sums.difference == 0.0;
+        self.units_squared += sums.units_squared;
+        self.difference += sums.difference;
+        self.along += sums.along;
+        if sums.worst > self.units * self.units {
+            let units = |col: &usize| (got[*col] - expected[*col]).powi(2) / variance[*col];
+            let at = (0..got.len()).find(|col| units(col) == sums.worst).unwrap_or(0);
+            self.units = sums.worst.sqrt();
+            (self.worst, self.expected, self.got) = ((row, first + at), expected[at], got[at]);
+        }
+    }
+
     /// Joins the residual of other blocks of the same equation.
     pub fn merge(mut self, other: Residual) -> Residual {
         if other.units > self.units || (other.units.is_nan() && !self.units.is_nan()) {
@@ -178,6 +212,96 @@ impl Residual {
     fn resolution(&self) -> f64 {
         let has_scale = self.square > UNITS * UNITS * self.noise;
         if has_scale { self.scale_limit() / self.square } else { 0.0 }
+    }
+}
+
+/// What a row adds to a [`Residual`].
+struct RowSums {
+    /// Whether every residual is within [`UNITS`] of its bound, and its square is a normal number.
+    regular: bool,
+    /// The largest residual in units of its bound, squared.
+    worst: f64,
+    square: f64,
+    spread: f64,
+    noise: f64,
+    units_squared: f64,
+    difference: f64,
+    along: f64,
+}
+
+/// Sums are formed in this many parts, so that the compiler can form several at a time.
+const LANES: usize = 8;
+
+/// A row's sums in parts.
+#[derive(Default)]
+struct Lanes {
+    irregular: [u64; LANES],
+    worst: [f64; LANES],
+    square: [f64; LANES],
+    spread: [f64; LANES],
+    noise: [f64; LANES],
+    units_squared: [f64; LANES],
+    difference: [f64; LANES],
+    along: [f64; LANES],
+}
+
+impl Lanes {
+    /// Adds one entry to each part.
+    #[inline(always)]
+    fn add(&mut self, got: &[f64; LANES], expected: &[f64; LANES], variance: &[f64; LANES]) {
+        for lane in 0..LANES {
+            let (expected, variance) = (expected[lane], variance[lane]);
+            let delta = got[lane] - expected;
+            let delta_square = delta * delta;
+            self.square[lane] += expected * expected;
+            self.spread[lane] += variance * expected * expected;
+            self.noise[lane] += variance;
+            self.difference[lane] += delta_square;
+            self.along[lane] += delta * expected;
+            let ratio = if delta == 0.0 { 0.0 } else { delta_square / variance };
+            self.units_squared[lane] += ratio;
+            // Compared this way round, a NaN is irregular.
+            let within = delta_square <= UNITS * UNITS * variance;
+            let normal = (delta == 0.0) | (delta_square >= f64::MIN_POSITIVE);
+            self.irregular[lane] |= u64::from(!(within & normal));
+            self.worst[lane] = if ratio > self.worst[lane] { ratio } else { self.worst[lane] };
+        }
+    }
+}
+
+wide! {
+    fn lanes(got: &[f64], expected: &[f64], variance: &[f64]) -> Lanes {
+        let mut lanes = Lanes::default();
+        let (got, got_rest) = got.as_chunks::<LANES>();
+        let (expected, expected_rest) = expected.as_chunks::<LANES>();
+        let (variance, variance_rest) = variance.as_chunks::<LANES>();
+        for ((got, expected), variance) in got.iter().zip(expected).zip(variance) {
+            lanes.add(got, expected, variance);
+        }
+        if !got_rest.is_empty() {
+            let padded = |rest: &[f64]| -> [f64; LANES] {
+                std::array::from_fn(|lane| rest.get(lane).copied().unwrap_or(0.0))
+            };
+            lanes.add(&padded(got_rest), &padded(expected_rest), &padded(variance_rest));
+        }
+        lanes
+    }
+}
+
+impl RowSums {
+    fn of(got: &[f64], expected: &[f64], variance: &[f64]) -> RowSums {
+        let lanes = lanes(got, expected, variance);
+        let sum = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
+        RowSums {
+            regular: lanes.irregular.iter().all(|lane| *lane == 0),
+            worst: lanes.worst.iter().fold(0.0, |most, lane| most.max(*lane)),
+            square: sum(lanes.square),
+            spread: sum(lanes.spread),
+            noise: sum(lanes.noise),
+            units_squared: sum(lanes.units_squared),
+            difference: sum(lanes.difference),
+            along: sum(lanes.along),
+        }
     }
 }
 
@@ -286,6 +410,29 @@ pub(super) fn failure(
 mod tests {
     use super::*;
     use ndarray::{Array2, array};
+
+    #[test]
+    fn a_row_adds_what_its_entries_add() {
+        let number = |i: usize, m: usize| ((i * 37 % m) as f64 - 8.0) / 3.0;
+        for (count, wrong) in [(1, false), (37, false), (37, true), (16, true)] {
+            let expected: Vec<f64> = (0..count).map(|i| number(i, 17)).collect();
+            let mut got: Vec<f64> =
+                (0..count).map(|i| number(i, 17) * (1.0 + 1e-8 * number(i, 5))).collect();
+            got[count - 1] += if wrong { 1.0 } else { 0.0 };
+            let variance: Vec<f64> =
+                (0..count).map(|i| 1e-15 * (1.0 + number(i, 13).powi(2))).collect();
+            let (mut one, mut each) = (Residual::new(0.0), Residual::new(0.0));
+            one.add_row((3, 2), &got, &expected, &variance);
+            for i in 0..count {
+                each.add_entry((3, 2 + i), got[i], expected[i], variance[i]);
+            }
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * b.abs();
+            assert_eq!((one.worst, one.wrong, one.entries), (each.worst, each.wrong, each.entries));
+            assert!(near(one.units, each.units) && near(one.along, each.along));
+            assert!(near(one.units_squared, each.units_squared) && near(one.spread, each.spread));
+            assert_eq!(one.holds(), !wrong);
+        }
+    }
 
     #[test]
     fn a_nan_never_holds() {

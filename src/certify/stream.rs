@@ -11,6 +11,7 @@ use super::explain::{self, constant_ratio};
 use super::map::{Entry, Map};
 use super::side::Side;
 use super::squares::{Ledger, Place, Residual, failure};
+use super::streamed;
 use crate::error::Result;
 use crate::model::{Count, Input, Lens, Norm, NormKind, Positions, TableIndex};
 use rayon::prelude::*;
@@ -117,6 +118,9 @@ impl Stream<'_> {
 
     /// All rows of one part.
     fn residual(&self, part: &Part, gauge: Gauge) -> Result<Residual> {
+        if !part.turned && matches!(gauge, Gauge::Plain) {
+            return streamed::table((self.source, self.expanded), part, self.map);
+        }
         let (first, count) = (part.first(), part.rows());
         let factors = part.scale;
         if part.turned || matches!(gauge, Gauge::Differences) {

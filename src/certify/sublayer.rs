@@ -13,6 +13,7 @@ use super::reader::{Memory, Reader, reader_alone, readers};
 use super::side::Side;
 use super::spread::{Spread, read_equally};
 use super::squares::{Ledger, Place, Residual, failure};
+use super::streamed;
 use super::suspect::Case;
 use super::words::Silent;
 use crate::error::Result;
@@ -103,6 +104,12 @@ impl<'a> Network<'a> {
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<Constants> {
+        if let Some(held) = streamed::branch((map, modulo_one), readers, (source, expanded), place)?
+        {
+            ledger.append(held.ledger);
+            let (source, expanded) = held.constants;
+            return Ok(Constants { source, expanded, failure: None });
+        }
         let s = writes(readers.0, &source.op)?;
         let t = writes(readers.1, &expanded.op)?;
         let shared = readers.1.shared_by(&expanded.op);

@@ -12,6 +12,7 @@ mod format;
 mod header;
 mod index;
 mod lookup;
+mod numbers;
 mod open;
 mod place;
 mod save;

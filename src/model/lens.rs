@@ -4,9 +4,10 @@
 //! transposed or not (GPT-2's `Conv1D`), which rows (fused or per-head interleaved query, key and
 //! value). Reading and writing through a lens hides all of that from everything above.
 
-use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::{Error, Result};
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
+use std::ops::Range;
 
 /// One dimension of a stored shape and the configuration field that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +156,31 @@ impl Lens {
         if self.transposed { col * self.extent.0 + row } else { row * self.extent.1 + col }
     }
 
+    /// Where the numbers of the matrix lie in the stored tensor: ranges of consecutive ones that
+    /// together hold each once.
+    pub fn spans(&self) -> Vec<Range<usize>> {
+        let span = |first: usize, len: usize| first..first + len;
+        let whole = self.rows == self.extent.0;
+        let stretch = if self.stride == self.block { self.rows.max(1) } else { self.block };
+        let starts = (0..self.rows).step_by(stretch);
+        match (self.transposed, whole) {
+            (_, true) => vec![span(0, self.extent.0 * self.extent.1)],
+            (false, false) => starts
+                .map(|row| {
+                    let count = stretch.min(self.rows - row);
+                    span(self.position(row, 0), count * self.extent.1)
+                })
+                .collect(),
+            (true, false) => (0..self.cols())
+                .flat_map(|col| {
+                    let rows = starts.clone();
+                    rows.map(move |row| (row, col))
+                })
+                .map(|(row, col)| span(self.position(row, col), stretch.min(self.rows - row)))
+                .collect(),
+        }
+    }
+
     /// The index of element `(row, col)` in the stored tensor's own shape.
     pub fn stored_index(&self, row: usize, col: usize) -> Vec<usize> {
         let mut rest = self.position(row, col);
@@ -234,12 +260,15 @@ impl Lens {
         let dtype = tensor.dtype.expect("checked");
         let bytes = tensor.bytes();
         let mut matrix = Array2::zeros((count, self.cols()));
-        // One loop per format: a choice per number would cost more than the reading.
-        let finite = match dtype {
-            Dtype::F64 => self.fill(&mut matrix, first, |at| Dtype::F64.get(bytes, at)),
-            Dtype::F32 => self.fill(&mut matrix, first, |at| Dtype::F32.get(bytes, at)),
-            Dtype::F16 => self.fill(&mut matrix, first, |at| Dtype::F16.get(bytes, at)),
-            Dtype::Bf16 => self.fill(&mut matrix, first, |at| Dtype::Bf16.get(bytes, at)),
+        let finite = if self.transposed {
+            self.read_turned(&mut matrix, first, |at, out| dtype.read(bytes, at, out))
+        } else {
+            let rows = (first..first + count).map(|row| self.position(row, 0));
+            rows.zip(matrix.outer_iter_mut()).fold(true, |finite, (start, mut row)| {
+                let row = row.as_slice_mut().expect("rows of a new matrix");
+                dtype.read(bytes, start, row);
+                finite & all_finite(row)
+            })
         };
         if finite {
             return Ok(matrix);
@@ -255,25 +284,39 @@ impl Lens {
         .help("weights must be finite; find the step that wrote this number"))
     }
 
-    /// Fills `matrix` with the rows from `first` on, and says whether all numbers are finite.
+    /// Fills `matrix` with the rows from `first` on, which are stored as columns, and says whether
+    /// all numbers are finite. `read` reads consecutive numbers.
     ///
-    /// It goes by strips of a few columns, so that both the rows that are written and, if
-    /// transposed, the columns that are read stay in the cache.
-    fn fill(&self, matrix: &mut Array2<f64>, first: usize, get: impl Fn(usize) -> f64) -> bool {
-        const STRIP: usize = 8;
-        let step = if self.transposed { self.extent.0 } else { 1 };
-        let width = if self.transposed { STRIP } else { self.cols().max(1) };
-        let starts: Vec<usize> =
-            (first..first + matrix.nrows()).map(|row| self.position(row, 0)).collect();
+    /// It goes by strips of a few rows, so that whole cache lines are read, and the rows that are
+    /// written stay in the cache.
+    fn read_turned(
+        &self,
+        matrix: &mut Array2<f64>,
+        first: usize,
+        read: impl Fn(usize, &mut [f64]),
+    ) -> bool {
+        const STRIP: usize = 16;
+        let mut strip = [0.0; STRIP];
         let mut finite = true;
-        for (strip, mut columns) in matrix.axis_chunks_iter_mut(Axis(1), width).enumerate() {
-            for (start, mut out) in starts.iter().zip(columns.outer_iter_mut()) {
-                let start = start + strip * width * step;
-                for (col, slot) in out.iter_mut().enumerate() {
-                    *slot = get(start + col * step);
-                    finite &= slot.is_finite();
+        let cols = self.cols();
+        let count = matrix.nrows();
+        let values = matrix.as_slice_mut().expect("a new matrix");
+        let mut row = 0;
+        while row < count {
+            // Rows that are stored side by side.
+            let start = self.stored_row(first + row);
+            let together =
+                |n: &usize| row + n < count && self.stored_row(first + row + n) == start + n;
+            let width = (1..STRIP).take_while(together).count() + 1;
+            let strip = &mut strip[..width];
+            for col in 0..cols {
+                read(self.position(first + row, col), strip);
+                finite &= all_finite(strip);
+                for (offset, value) in strip.iter().enumerate() {
+                    values[(row + offset) * cols + col] = *value;
                 }
             }
+            row += width;
         }
         finite
     }
@@ -290,10 +333,15 @@ impl Lens {
     }
 }
 
+/// Whether no number is NaN or infinite.
+fn all_finite(values: &[f64]) -> bool {
+    values.iter().fold(true, |finite, value| finite & value.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Config;
+    use crate::checkpoint::{Config, Dtype};
     use ndarray::array;
 
     fn checkpoint(name: &str, shape: Vec<usize>) -> Checkpoint {
@@ -338,6 +386,23 @@ mod tests {
         let config = Config::new("config.json", Default::default());
         let stored = Checkpoint::in_memory("memory", config, [("w".to_string(), tensor)].into());
         assert_eq!(lens.read(&stored).unwrap(), matrix);
+    }
+
+    #[test]
+    fn spans_hold_every_number_once() {
+        let dim = |size| Dim::new(size, "n");
+        let plain = Lens::matrix("w", dim(12), [dim(5)]);
+        let turned = Lens::transposed("w", dim(12), dim(5));
+        for lens in [plain, turned] {
+            for part in [lens.clone(), lens.clone().slice(3, 6), lens.interleaved(2, 2, 4, 5)] {
+                let all = (0..part.rows()).flat_map(|r| (0..5).map(move |c| (r, c)));
+                let mut expected: Vec<usize> = all.map(|(r, c)| part.position(r, c)).collect();
+                let mut held: Vec<usize> = part.spans().into_iter().flatten().collect();
+                expected.sort();
+                held.sort();
+                assert_eq!(held, expected, "{part:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,203 @@
+//! Rows of the source with the rows of the expanded model that must be their multiples.
+
+use super::super::agreement::Agreement;
+use super::super::bounded::{Bounded, Ratio, UNITS};
+use super::super::stored::StoredRows;
+use super::fold::{Fold, Line, Scratch, dot, weighted};
+use crate::wide::wide;
+
+/// A linear layer of one of the models, as it is streamed.
+pub(super) struct Operand<'a> {
+    pub rows: StoredRows<'a>,
+    pub fold: Fold,
+    /// `[rows, 1]`.
+    pub biases: Option<Bounded>,
+}
+
+/// Rows of the source that belong together, and as many of the expanded model for each copy.
+pub(super) struct Bundle {
+    pub source: Vec<usize>,
+    pub copies: Vec<Vec<usize>>,
+}
+
+impl Operand<'_> {
+    /// Multiplies the layer by an exactly known number.
+    pub fn times(&mut self, factor: f64) {
+        if factor != 1.0 {
+            self.fold.times(factor);
+            self.biases = self.biases.take().map(|biases| biases.times(factor));
+        }
+    }
+}
+
+impl Bundle {
+    /// One for each row of the source, with its copies: `of[j]` is the row that row `j` copies.
+    pub fn single(rows: usize, of: &[Option<usize>]) -> Vec<Bundle> {
+        let bundle = |row| Bundle { source: vec![row], copies: Vec::new() };
+        let mut bundles: Vec<Bundle> = (0..rows).map(bundle).collect();
+        for (row, of) in of.iter().enumerate() {
+            if let Some(of) = of {
+                bundles[*of].copies.push(vec![row]);
+            }
+        }
+        bundles
+    }
+}
+
+/// A bundle of the source and one of its copies.
+pub(super) struct Meeting<'m> {
+    pub bundle: usize,
+    /// Which copy.
+    pub copy: usize,
+    source: Spaced<'m>,
+    expanded: Spaced<'m>,
+    /// The first of the expanded rows as it is stored, where it is read.
+    pub raw: &'m [f64],
+}
+
+/// Some of the lines that were folded together: every `step`-th from `first` on.
+#[derive(Clone, Copy)]
+struct Spaced<'m> {
+    lines: &'m [Line],
+    first: usize,
+    step: usize,
+}
+
+impl<'m> Spaced<'m> {
+    fn iter(self) -> impl Iterator<Item = &'m Line> {
+        self.lines[self.first..].iter().step_by(self.step)
+    }
+}
+
+/// Rows that are folded at a time: they stay in the cache until they have been compared.
+const TOGETHER: usize = 16;
+
+/// Reads both layers once and has every bundle `meet` each of its copies; stops with `None` if that
+/// gives it, or a row is not what it must be.
+pub(super) fn each(
+    source: &Operand,
+    expanded: &Operand,
+    bundles: &[Bundle],
+    mut meet: impl FnMut(&Meeting) -> Option<()>,
+) -> Option<()> {
+    let mut scratch = Scratch::default();
+    let (mut own, mut theirs) = (Vec::new(), Vec::new());
+    for (block, bundles) in bundles.chunks(TOGETHER).enumerate() {
+        // What is read together lies side by side: first rows of all bundles, then second ones.
+        let most = bundles.iter().map(|bundle| bundle.copies.len()).max().unwrap_or(0);
+        let in_order = |rows: &[&Vec<usize>]| -> Vec<usize> {
+            let each = rows.first().map_or(0, |rows| rows.len());
+            (0..each).flat_map(|place| rows.iter().map(move |rows| rows[place])).collect()
+        };
+        let numbers = in_order(&bundles.iter().map(|bundle| &bundle.source).collect::<Vec<_>>());
+        source.fold.fold(&source.rows, &numbers, source.biases.as_ref(), &mut scratch, &mut own)?;
+        for copy in 0..most {
+            let with: Vec<usize> =
+                (0..bundles.len()).filter(|at| bundles[*at].copies.len() > copy).collect();
+            let rows: Vec<&Vec<usize>> = with.iter().map(|at| &bundles[*at].copies[copy]).collect();
+            let numbers = in_order(&rows);
+            let biases = expanded.biases.as_ref();
+            expanded.fold.fold(&expanded.rows, &numbers, biases, &mut scratch, &mut theirs)?;
+            for (place, at) in with.iter().enumerate() {
+                let source = Spaced { lines: &own, first: *at, step: bundles.len() };
+                let copies = Spaced { lines: &theirs, first: place, step: with.len() };
+                let (bundle, raw) =
+                    (block * TOGETHER + at, scratch.row(place, expanded.rows.cols()));
+                meet(&Meeting { bundle, copy, source, expanded: copies, raw })?;
+            }
+        }
+    }
+    Some(())
+}
+
+impl<'m> Meeting<'m> {
+    /// The rows of both that belong together.
+    pub fn pairs(&self) -> impl Iterator<Item = (&'m Line, &'m Line)> {
+        self.source.iter().zip(self.expanded.iter())
+    }
+
+    /// The first such pair.
+    pub fn first(&self) -> (&'m Line, &'m Line) {
+        (&self.source.lines[self.source.first], &self.expanded.lines[self.expanded.first])
+    }
+
+    /// The factor of the expanded rows, fitted; `None` where it cannot be told from zero. Biases
+    /// are taken as one more column where they belong to the rows.
+    pub fn ratio(&self, with_bias: bool) -> Option<Ratio> {
+        let [mut square, mut along, mut across, mut product] = [0.0; 4];
+        for (s, t) in self.pairs() {
+            let sums = products(s, t);
+            square += sums[0];
+            product += sums[1];
+            along += sums[2];
+            across += sums[3];
+            if with_bias {
+                square += s.bias.0 * s.bias.0;
+                product += t.bias.0 * s.bias.0;
+                along += s.bias.0 * s.bias.0 * s.bias.1;
+                across += s.bias.0 * s.bias.0 * t.bias.1;
+            }
+        }
+        if UNITS * along.sqrt() >= square {
+            return None;
+        }
+        let factor = product / square;
+        let error = factor * factor * along + across;
+        Some(Ratio { factor, error: error.sqrt() / square })
+    }
+
+    /// Adds the equations `expanded = ratio · source`; `None` if an entry is beyond its bounds.
+    pub fn agree(
+        &self,
+        ratio: Ratio,
+        with_bias: bool,
+        agreement: &mut Agreement,
+        scratch: &mut [Vec<f64>; 2],
+    ) -> Option<()> {
+        let [expected, variance] = scratch;
+        let (square, error) = (ratio.factor * ratio.factor, ratio.error * ratio.error);
+        for (s, t) in self.pairs() {
+            multiple((s, t), ratio, expected, variance);
+            let weight = &mut agreement.weight;
+            weight.add_row((self.bundle, 0), &t.value, expected, variance);
+            if with_bias {
+                let variance = t.bias.1 + square * s.bias.1 + error * s.bias.0 * s.bias.0;
+                let expected = ratio.factor * s.bias.0;
+                agreement.bias.add_entry((self.bundle, 0), t.bias.0, expected, variance);
+            }
+        }
+        (agreement.weight.wrong == 0 && agreement.bias.wrong == 0).then_some(())
+    }
+}
+
+wide! {
+    /// Of a row of the source and one of the expanded model: `⟨s, s⟩`, `⟨t, s⟩`, and the sums of
+    /// `s²` times the variance of the one and of the other.
+    fn products(s: &Line, t: &Line) -> [f64; 4] {
+        [
+            dot(&s.value, &s.value),
+            dot(&t.value, &s.value),
+            weighted(&s.value, &s.variance),
+            weighted(&s.value, &t.variance),
+        ]
+    }
+}
+
+wide! {
+    /// The source's row times a ratio, and the variance of its difference from the expanded one.
+    fn multiple(
+        lines: (&Line, &Line),
+        ratio: Ratio,
+        value: &mut Vec<f64>,
+        variance: &mut Vec<f64>,
+    ) {
+        let (square, error) = (ratio.factor * ratio.factor, ratio.error * ratio.error);
+        value.clear();
+        value.extend(lines.0.value.iter().map(|value| ratio.factor * value));
+        variance.clear();
+        let own = lines.0.value.iter().zip(&lines.0.variance);
+        variance.extend(own.zip(&lines.1.variance).map(|((value, own), other)| {
+            other + square * own + error * value * value
+        }));
+    }
+}

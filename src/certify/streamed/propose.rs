@@ -1,0 +1,82 @@
+//! Which row of the source a row of the expanded model copies: a guess from a few of its numbers,
+//! which the equations then hold in full.
+
+use super::meet::Operand;
+
+/// Numbers of a row that are looked at.
+const PICKS: usize = 8;
+
+/// A few folded numbers of a row.
+pub(super) type Sample = [f64; PICKS];
+
+/// Samples of some rows.
+pub(super) fn samples(operand: &Operand, rows: impl Iterator<Item = usize>) -> Vec<Sample> {
+    let fold = &operand.fold;
+    let columns: [_; PICKS] =
+        std::array::from_fn(|pick| fold.columns_of(pick * fold.width() / PICKS));
+    let number = |row: usize, columns: &Vec<(usize, f64)>| -> f64 {
+        columns.iter().map(|(col, factor)| factor * operand.rows.number(row, *col)).sum()
+    };
+    rows.map(|row| {
+        let mut sample: Sample = std::array::from_fn(|pick| number(row, &columns[pick]));
+        if fold.is_centred() {
+            let mean = sample.iter().sum::<f64>() / PICKS as f64;
+            sample.iter_mut().for_each(|value| *value -= mean);
+        }
+        sample
+    })
+    .collect()
+}
+
+/// How near a sample must be to another, relative to its size, for numbers rounded to `unit`.
+fn tolerance(unit: f64) -> f64 {
+    (32.0 * unit).max(1e-3)
+}
+
+fn size(sample: &Sample) -> f64 {
+    sample.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn distance(a: &Sample, b: &Sample) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// For each sample of the expanded model the one of the source that is equal: the one at its place
+/// in a circular layout, or the nearest. `None` where none is near.
+pub(super) fn equal(source: &[Sample], expanded: &[Sample], unit: f64) -> Vec<Option<usize>> {
+    let mut order: Vec<usize> = (0..source.len()).collect();
+    order.sort_by(|a, b| source[*a][1].total_cmp(&source[*b][1]));
+    let find = |(at, sample): (usize, &Sample)| {
+        let reach = tolerance(unit) * size(sample);
+        let place = at.checked_rem(source.len())?;
+        if distance(sample, &source[place]) <= reach / 8.0 {
+            return Some(place);
+        }
+        let from = order.partition_point(|of| source[*of][1] < sample[1] - reach);
+        let within = order[from..].iter().take_while(|of| source[**of][1] <= sample[1] + reach);
+        let near = within.map(|of| (distance(sample, &source[*of]), *of));
+        let nearest = near.min_by(|a, b| a.0.total_cmp(&b.0))?;
+        (nearest.0 <= reach).then_some(nearest.1)
+    };
+    expanded.iter().enumerate().map(find).collect()
+}
+
+/// The same up to a factor, among `candidates` alone; of several the one at `place`, if it is one.
+pub(super) fn multiple(
+    sample: &Sample,
+    source: &[Sample],
+    (candidates, place): (&[usize], usize),
+    unit: f64,
+) -> Option<usize> {
+    let off = |of: usize| {
+        let other = &source[of];
+        let product: f64 = sample.iter().zip(other).map(|(a, b)| a * b).sum();
+        let factor = product / other.iter().map(|b| b * b).sum::<f64>();
+        distance(sample, &other.map(|b| factor * b)) / size(sample)
+    };
+    let near = |of: &usize| off(*of) <= tolerance(unit);
+    if candidates.contains(&place) && near(&place) {
+        return Some(place);
+    }
+    candidates.iter().copied().filter(near).min_by(|a, b| off(*a).total_cmp(&off(*b)))
+}
