@@ -216,7 +216,7 @@ pub(super) struct Row<'a> {
 
 /// Residuals below this many units of their bound are rounding, above it they are not: bounds add
 /// in quadrature, so 8 is eight standard deviations of the most pessimistic rounding.
-pub(super) const UNITS: f64 = 8.0;
+pub const UNITS: f64 = 8.0;
 
 impl Row<'_> {
     /// Whether every entry is zero within `units` of its bound.

@@ -113,17 +113,19 @@ pub(super) fn window(source: &Attention, expanded: &Attention, place: &str, ledg
     if s == t {
         return;
     }
-    let Some(field) = expanded.window.or(source.window).map(|window| window.field) else { return };
+    let Some(which) = expanded.window.or(source.window).map(|window| window.field) else { return };
+    // Both see a window: it is the size that differs.
+    let (field, advice) = match s.is_some() && t.is_some() {
+        true => ("sliding_window", "it must stay as it is"),
+        false => {
+            (which, "a list with an entry for each layer must follow the layers that were inserted")
+        }
+    };
     let words = |size: Option<usize>| match size {
         Some(size) => format!("a window of {size} positions"),
         None => "no window".to_string(),
     };
-    let cause = format!(
-        "the source's layer has {}, this one {}: a list with an entry for each layer must follow \
-         the layers that were inserted",
-        words(s),
-        words(t)
-    );
+    let cause = format!("the source's layer has {}, this one {}: {advice}", words(s), words(t));
     let number = |size: Option<usize>| size.map_or(f64::MAX, |size| size as f64);
     let smaller = s.into_iter().chain(t).min().unwrap_or(0);
     ledger.fail(Failure {

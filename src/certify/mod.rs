@@ -58,6 +58,7 @@ mod sublayer;
 mod suspect;
 mod words;
 
+pub use bounded::UNITS;
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 pub use convolutional::certify_convnets;
 

@@ -1,7 +1,9 @@
 //! `lemon-check mutants`
 
 use super::output::to_stdout;
+use crate::certify::UNITS as LIMIT;
 use crate::error::{Class, Error, Result};
+use crate::testing::Intent;
 use crate::testing::survey::{Cell, Subject, Tally, UNITS, VISIBLE, survey};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +36,7 @@ pub(super) fn run(arguments: &MutantsArguments) -> Result<u8> {
     for subject in subjects {
         surveys.insert(subject, survey(subject, arguments.cases, arguments.seed)?);
     }
-    let seconds = start.elapsed().as_secs_f64();
-    to_stdout(&page(arguments, &surveys, seconds))?;
+    to_stdout(&page(arguments, &surveys, processor_seconds(start)))?;
     Ok(u8::from(surveys.values().any(|tally| !tally.notes.is_empty())))
 }
 
@@ -55,11 +56,14 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     let asked = family.iter().map(|family| format!(" --family {family}")).collect::<String>();
     let mut page = format!(
         "# Which mistakes are found\n\n`lemon-check mutants{asked} --cases {cases} --seed {seed}` \
-         (lemon-check {}, {seconds:.0} s)\n\n\
+         (lemon-check {}, {seconds:.0} s of processor time)\n\n\
          Random expansions of random models, {cases} per family, each with every deliberate change \
          of the catalogue\nthat applies. Both models are run: a change counts if an output differs \
          by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more \
-         than moving every weight by up to {UNITS} units of its storage rounding does.\n\n",
+         than moving every weight by up to {UNITS} units of its storage rounding does.\nAn equation \
+         that is off by more than {LIMIT} units of its carried bound is never called equal; so a \
+         change of\n{UNITS} units in an equation could be missed by wrong maps alone, and outputs \
+         show it without any maps.\n\n",
         env!("CARGO_PKG_VERSION")
     );
     let all = surveys.values();
@@ -72,7 +76,13 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     let share = |part: usize| 100.0 * part as f64 / changed.max(1) as f64;
     let tensor = total(false, |cell| cell.tensor);
     let equation = total(false, |cell| cell.equation);
+    let judged = pairs + total(false, Cell::all) + total(true, Cell::all);
+    let rate = judged as f64 / seconds.max(f64::MIN_POSITIVE);
     let lines = [
+        ("kinds of mistakes", surveyed_kinds(surveys, Intent::Mistake).to_string()),
+        ("kinds of equivalent changes", surveyed_kinds(surveys, Intent::Equivalent).to_string()),
+        ("models judged: made, held to the equations and run", judged.to_string()),
+        ("of these, per second and core", format!("{rate:.0}")),
         ("right expansions", pairs.to_string()),
         ("of these not proven: false alarms", (pairs - proven).to_string()),
         ("mistakes that change an output", changed.to_string()),
@@ -84,6 +94,10 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
         (
             "of these, that or another tensor of its equations",
             format!("{} ({:.2} %)", tensor + equation, share(tensor + equation)),
+        ),
+        (
+            "of the others, parts are said to be of different kinds, and the verdict is undecided",
+            total(false, |cell| cell.undecided).to_string(),
         ),
         ("equivalent changes", total(true, |cell| cell.equal).to_string()),
         ("of these proven", total(true, |cell| cell.proven).to_string()),
@@ -118,6 +132,26 @@ fn list<'a>(page: &mut String, title: &str, notes: impl Iterator<Item = &'a Stri
             let _ = write!(page, "\n## {title}\n\n");
         }
         let _ = writeln!(page, "- {}", note.replace('\n', " "));
+    }
+}
+
+/// How many changes of this intent there are for the kinds of models in question.
+fn surveyed_kinds(surveys: &Surveys, intent: Intent) -> usize {
+    surveys.keys().flat_map(|subject| subject.changes(intent)).collect::<BTreeSet<_>>().len()
+}
+
+/// Seconds that the processor spent on this program, all cores together; of the clock on the wall
+/// where the system does not tell.
+fn processor_seconds(_since: Instant) -> f64 {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let spent = clock_gettime(ClockId::ProcessCPUTime);
+        spent.tv_sec as f64 + spent.tv_nsec as f64 * 1e-9
+    }
+    #[cfg(not(unix))]
+    {
+        _since.elapsed().as_secs_f64()
     }
 }
 

@@ -143,7 +143,7 @@ pub(super) fn inserted_bias(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 }
 
 /// Every linear layer inside the branches that write something.
-fn live<'a>(pair: &Pair<'a>) -> Vec<&'a Linear> {
+pub(super) fn live<'a>(pair: &Pair<'a>) -> Vec<&'a Linear> {
     let mut found = Vec::new();
     for attention in pair.attentions() {
         found.extend([&attention.query, &attention.key, &attention.value, &attention.output]);

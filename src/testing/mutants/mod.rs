@@ -9,12 +9,14 @@
 mod branches;
 mod channels;
 pub(super) mod edit;
+mod fields;
 mod heads;
 mod linears;
 mod norms;
 mod pair;
 mod same;
 mod tables;
+mod tensors;
 
 pub use edit::Editor;
 pub use pair::Pair;
@@ -172,6 +174,80 @@ mutants! {
     RouterRowOff, "router row off", Mistake, branches::router_row_off;
     /// GPT-2: the divisor by layer index of a moved layer is forgotten.
     LayerIndexForgotten, "layer index forgotten", Mistake, heads::layer_index_forgotten;
+    /// One weight is negated.
+    EntryNegated, "one weight negated", Mistake, tensors::entry_negated;
+    /// One column of a matrix is negated.
+    ColumnNegated, "column negated", Mistake, tensors::column_negated;
+    /// One row of a matrix is zero.
+    RowLost, "row lost", Mistake, tensors::row_lost;
+    /// Two rows of a matrix are swapped, and what reads them is not.
+    RowsSwapped, "rows swapped", Mistake, tensors::rows_swapped;
+    /// All weights of one matrix are off by 1 %, or 16 units of rounding.
+    TensorScaled, "tensor scaled", Mistake, tensors::tensor_scaled;
+    /// A matrix is zero.
+    TensorLost, "tensor lost", Mistake, tensors::tensor_lost;
+    /// A matrix is random numbers of the same size, as if it had not been loaded.
+    TensorRedrawn, "tensor redrawn", Mistake, tensors::tensor_redrawn;
+    /// A matrix was stored in bfloat16 for a while.
+    TensorRounded, "tensor rounded to bfloat16", Mistake, tensors::tensor_rounded;
+    /// Everything was stored in bfloat16 for a while.
+    AllRounded, "all rounded to bfloat16", Mistake, tensors::all_rounded;
+    /// A tensor is that of another layer, and the other way round.
+    TensorsSwapped, "tensors of two layers swapped", Mistake, tensors::tensors_swapped;
+    /// Two layers are in each other's place.
+    LayersSwapped, "layers swapped", Mistake, tensors::layers_swapped;
+    /// Key and value are swapped.
+    KeyValueSwapped, "key and value swapped", Mistake, tensors::key_and_value_swapped;
+    /// Two norms have each other's γ and β.
+    NormsSwapped, "norms swapped", Mistake, tensors::norms_swapped;
+    /// β of one norm is zero.
+    BetaLost, "beta lost", Mistake, tensors::beta_lost;
+    /// The bias of one layer is negated.
+    BiasNegated, "bias negated", Mistake, tensors::bias_negated;
+    /// Two tokens have each other's row.
+    TokensSwapped, "tokens swapped", Mistake, tensors::tokens_swapped;
+    /// The token types are in reverse order.
+    TokenTypesSwapped, "token types swapped", Mistake, tensors::token_types_swapped;
+    /// Two words or classes have each other's row of an untied head.
+    HeadRowsSwapped, "rows of the head swapped", Mistake, tensors::head_rows_swapped;
+    /// The last matrix of an inserted block is not zero.
+    InsertedWriter, "writer of an inserted block", Mistake, tensors::inserted_writer;
+    /// The fan-out of one copy of a neuron is zero, and that of the others as it was.
+    NeuronLost, "neuron lost", Mistake, tensors::neuron_lost;
+    /// The output matrix reads two heads as each other.
+    HeadOutputsSwapped, "outputs of heads swapped", Mistake, tensors::outputs_of_heads_swapped;
+    /// Another activation function is configured.
+    ActivationReplaced, "activation replaced", Mistake, fields::activation_replaced;
+    /// ε is ten times as large.
+    EpsTenfold, "eps tenfold", Mistake, fields::eps_tenfold;
+    /// The base of rotary frequencies is ten times as large.
+    RotaryBaseOff, "rotary base off", Mistake, fields::rotary_base_off;
+    /// Rotary positions are counted in halves.
+    RotaryPositionsHalved, "rotary positions halved", Mistake, fields::rotary_positions_halved;
+    /// Half as many channels turn.
+    RotaryShareHalved, "rotary share halved", Mistake, fields::rotary_share_halved;
+    /// Every two heads are one of twice the size.
+    HeadsMerged, "heads merged", Mistake, fields::heads_merged;
+    /// Every head is two of half the size.
+    HeadsHalved, "heads halved", Mistake, fields::heads_halved;
+    /// A window is one position longer or shorter.
+    WindowOff, "window off by one", Mistake, fields::window_off_by_one;
+    /// There is no window.
+    WindowLost, "window lost", Mistake, fields::window_lost;
+    /// A tied head is said to be stored, or a stored one to be tied.
+    TyingFlipped, "tying flipped", Mistake, fields::tying_flipped;
+    /// The factor on attention's logits is configured otherwise.
+    LogitFactorOff, "logit factor off", Mistake, fields::logit_factor_off;
+    /// A soft cap is half as large.
+    SoftCapOff, "soft cap off", Mistake, fields::soft_cap_off;
+    /// Attention and MLP run one after the other instead of side by side, or the other way round.
+    ParallelFlipped, "parallel branches flipped", Mistake, fields::parallel_flipped;
+    /// T5: what the head reads is scaled where it was not, or the other way round.
+    HeadFactorFlipped, "head factor flipped", Mistake, fields::head_factor_flipped;
+    /// T5: the distance from which on all are alike is twice as large.
+    FarthestDistanceOff, "farthest distance off", Mistake, fields::farthest_distance_off;
+    /// A token goes to one expert more or less.
+    ActiveExpertsOff, "active experts off by one", Mistake, fields::active_experts_off;
     /// The key bias is random where there is no rotary embedding: it adds the same to all logits
     /// of a query.
     KeyBiasRandom, "key bias random", Equivalent, same::key_bias_random;

@@ -3,6 +3,14 @@
 //!
 //! What a change does is found by running both models in f64, never by its name: a mistake that
 //! changes no output is none, and an equivalent change that changes one is a bug of the catalogue.
+//!
+//! In f64 files an output that differs by more than [`VISIBLE`] is changed. In coarser ones less
+//! cannot be told from the rounding of the weights: it must differ by more than is measured where
+//! every weight is moved by up to [`UNITS`] units of its storage rounding. A definition by the
+//! equations alone, a change of [`UNITS`] units of the carried bound in one of them, would miss
+//! nothing by construction: an equation that is off by more than
+//! [8 units](crate::certify::UNITS) is never called equal. What could be missed is hidden by wrong
+//! maps, which outputs need not know of.
 
 mod networks;
 mod tally;
@@ -10,8 +18,9 @@ mod transformers;
 
 pub use tally::{Cell, Right, Tally};
 
+use super::convolutional::CONV_MUTANTS;
 use super::random::generator;
-use super::{Architecture, Intent};
+use super::{Architecture, Intent, Mutant};
 use crate::certify::Certificate;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
@@ -42,6 +51,20 @@ impl Subject {
     pub fn all() -> Vec<Subject> {
         let transformers = Architecture::ALL.into_iter().map(Subject::Transformer);
         transformers.chain([Subject::ResNet]).collect()
+    }
+
+    /// The names of the changes of this intent that may apply.
+    pub fn changes(self, intent: Intent) -> Vec<&'static str> {
+        match self {
+            Subject::Transformer(_) => {
+                let all = Mutant::ALL.iter().filter(|mutant| mutant.intent() == intent);
+                all.map(|mutant| mutant.name()).collect()
+            }
+            Subject::ResNet => {
+                let all = CONV_MUTANTS.iter().filter(|mutant| mutant.intent == intent);
+                all.map(|mutant| mutant.name).collect()
+            }
+        }
     }
 
     /// The name that it is asked for by, such as `gpt2`.
@@ -108,8 +131,9 @@ impl Tally {
             let what = if proven { "is missed" } else { "is no equivalent change" };
             self.notes.push(format!("{name} {what}, {apart:e} apart: {}", (judged.replay)()));
         }
-        let Some(blamed) = judged.found.failures.first().map(|failure| failure.tensor.as_str())
-        else {
+        let found = judged.found;
+        cell.undecided += usize::from(found.failures.is_empty() && !found.unknown.is_empty());
+        let Some(blamed) = found.failures.first().map(|failure| failure.tensor.as_str()) else {
             return;
         };
         if judged.changed.contains(blamed) {

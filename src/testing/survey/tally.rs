@@ -37,6 +37,9 @@ pub struct Cell {
     pub tensor: usize,
     /// Of these, those in which another tensor of the same equations is blamed first.
     pub equation: usize,
+    /// Of these, those in which nothing is blamed, but parts of the two models are said to be of
+    /// different kinds, and which.
+    pub undecided: usize,
     /// Pairs in which no output changed.
     pub equal: usize,
     /// Of these, those that are proven lossless.
@@ -83,12 +86,18 @@ impl Tally {
 }
 
 impl Cell {
+    /// Pairs to which the change was made.
+    pub fn all(&self) -> usize {
+        self.changed + self.equal
+    }
+
     fn plus(self, other: Cell) -> Cell {
         Cell {
             changed: self.changed + other.changed,
             missed: self.missed + other.missed,
             tensor: self.tensor + other.tensor,
             equation: self.equation + other.equation,
+            undecided: self.undecided + other.undecided,
             equal: self.equal + other.equal,
             proven: self.proven + other.proven,
         }

@@ -5,7 +5,7 @@ use crate::certify::certify;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use crate::forward::{Input, run_batch, storage_noise};
-use crate::model::{Branch, Lens, Model, Norm, Step, describe};
+use crate::model::{Branch, Lens, Model, Norm, Op, Step, describe};
 use crate::testing::models::difference;
 use crate::testing::random::generator;
 use crate::testing::{Architecture, Models, Mutant, inputs};
@@ -71,6 +71,19 @@ fn visible((file, model): (&Checkpoint, &Model), inputs: &[Input], seeds: u64) -
     Ok(relative.fold(VISIBLE, f64::max))
 }
 
+/// Fields of configurations, beside the number of heads, that say what attention makes of its
+/// tensors.
+const ATTENTION_FIELDS: &[&str] = &[
+    "partial_rotary_factor",
+    "query_pre_attn_scalar",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_emb_base",
+    "rotary_pct",
+    "scale_attn_by_inverse_layer_idx",
+    "scale_attn_weights",
+];
+
 /// The tensors of each sublayer, of the embedding, and of each output.
 fn equations<'a>(model: &'a Model) -> Vec<BTreeSet<&'a str>> {
     let mut all: Vec<BTreeSet<&str>> = Vec::new();
@@ -79,8 +92,16 @@ fn equations<'a>(model: &'a Model) -> Vec<BTreeSet<&'a str>> {
         all.push(embedding.lenses().into_iter().map(Lens::name).collect());
         for sublayer in layers.iter().flatten() {
             let behind = || sublayer.post_norm.iter().flat_map(Norm::lenses);
-            let with =
-                |branch: &'a Branch| branch.lenses().chain(behind()).map(Lens::name).collect();
+            let heads = model.family.fields.heads;
+            let with = |branch: &'a Branch| {
+                let fields = match &branch.op {
+                    Op::Attention(_) => ATTENTION_FIELDS,
+                    Op::Mlp(_) | Op::Experts(_) => &[],
+                };
+                let tensors = branch.lenses().chain(behind()).map(Lens::name);
+                let heads = fields.first().map(|_| heads);
+                tensors.chain(fields.iter().copied()).chain(heads).collect()
+            };
             all.extend(sublayer.branches.iter().map(with));
         }
     }
