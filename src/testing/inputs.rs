@@ -42,6 +42,83 @@ pub fn random(model: &Model, rng: &mut impl Draw) -> Vec<Input> {
     for_both(model, all)
 }
 
+/// Inputs that are one step smaller, the boldest steps first: fewer tokens, no mask, no types, the
+/// first token of the vocabulary; of an image all pixels black. The same models read them.
+pub fn smaller(input: &Input) -> Vec<Input> {
+    let mut found = Vec::new();
+    match input {
+        Input::Tokens { ids, mask, types, positions } => {
+            for count in shorter(ids.len()) {
+                let cut = |list: &Option<Vec<usize>>| list.as_ref().map(|l| l[..count].to_vec());
+                let mask = mask.as_ref().map(|mask| mask[..count].to_vec());
+                let (types, positions) = (cut(types), cut(positions));
+                found.push(Input::Tokens { ids: ids[..count].to_vec(), mask, types, positions });
+            }
+            let with = |ids: &[usize]| Input::Tokens {
+                ids: ids.to_vec(),
+                mask: mask.clone(),
+                types: types.clone(),
+                positions: positions.clone(),
+            };
+            found.extend(plainer(ids).iter().map(|ids| with(ids)));
+            if mask.is_some() || types.is_some() || positions.is_some() {
+                found.push(Input::tokens(ids.clone()));
+            }
+        }
+        Input::Pair { ids, mask, decoder_ids, decoder_mask } => {
+            let cut = |mask: &Option<Vec<bool>>, count: usize| {
+                mask.as_ref().map(|mask| mask[..count].to_vec())
+            };
+            found.extend(shorter(ids.len()).into_iter().map(|count| Input::Pair {
+                ids: ids[..count].to_vec(),
+                mask: cut(mask, count),
+                decoder_ids: decoder_ids.clone(),
+                decoder_mask: decoder_mask.clone(),
+            }));
+            found.extend(shorter(decoder_ids.len()).into_iter().map(|count| Input::Pair {
+                ids: ids.clone(),
+                mask: mask.clone(),
+                decoder_ids: decoder_ids[..count].to_vec(),
+                decoder_mask: cut(decoder_mask, count),
+            }));
+            if mask.is_some() || decoder_mask.is_some() {
+                found.push(Input::pair(ids.clone(), decoder_ids.clone()));
+            }
+        }
+        Input::Image { pixels } => {
+            let black = Array3::zeros(pixels.dim());
+            found.extend((*pixels != black).then_some(Input::Image { pixels: black }));
+        }
+    }
+    // A sequence of padding alone says nothing.
+    found.retain(|input| match input {
+        Input::Tokens { mask, .. } => shows(mask),
+        Input::Pair { mask, decoder_mask, .. } => shows(mask) && shows(decoder_mask),
+        Input::Image { .. } => true,
+    });
+    found
+}
+
+fn shows(mask: &Option<Vec<bool>>) -> bool {
+    mask.as_ref().is_none_or(|mask| mask.contains(&true))
+}
+
+fn shorter(count: usize) -> Vec<usize> {
+    [1, count / 2, count - 1].into_iter().filter(|c| (1..count).contains(c)).collect()
+}
+
+/// The ids with one or all of them 0.
+fn plainer(ids: &[usize]) -> Vec<Vec<usize>> {
+    let zero = |place: usize| {
+        let mut ids = ids.to_vec();
+        ids[place] = 0;
+        ids
+    };
+    let others = (0..ids.len()).filter(|place| ids[*place] != 0);
+    let all = others.clone().count() > 1;
+    all.then(|| vec![0; ids.len()]).into_iter().chain(others.map(zero)).collect()
+}
+
 /// Has the encoder of an encoder–decoder read each input too, backwards, and the decoder the input.
 fn for_both(model: &Model, inputs: Vec<Input>) -> Vec<Input> {
     let pair = |input: Input| match input {

@@ -8,6 +8,8 @@
 //! All randomness comes from ChaCha8 and from the arithmetic in [`random`], so that a seed means
 //! the same model on every machine and in every later version.
 
+#[cfg(any(feature = "proptest", feature = "quickcheck"))]
+pub mod arbitrary;
 pub mod convolutional;
 pub mod expander;
 pub mod inputs;

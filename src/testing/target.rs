@@ -18,6 +18,11 @@ pub enum FreeParts {
     Zero,
 }
 
+impl FreeParts {
+    /// All of them.
+    pub const ALL: [FreeParts; 3] = [FreeParts::Projection, FreeParts::Equal, FreeParts::Zero];
+}
+
 impl From<FreeParts> for Free {
     fn from(free: FreeParts) -> Free {
         match free {

@@ -39,6 +39,15 @@ pub enum WeightStyle {
 }
 
 impl WeightStyle {
+    /// All of them.
+    pub const ALL: [WeightStyle; 5] = [
+        WeightStyle::Random,
+        WeightStyle::SmallEmbeddings,
+        WeightStyle::DefaultInit,
+        WeightStyle::Large,
+        WeightStyle::Tiny,
+    ];
+
     /// Mostly `Random`.
     pub(super) fn random(rng: &mut impl Draw) -> WeightStyle {
         match rng.below(12) {
