@@ -86,20 +86,29 @@ struct Fit {
     witness: Option<Witness>,
 }
 
+/// No map of a lossless expansion, whose channels are copies, means, signs or turned, reads one
+/// channel with a larger coefficient.
+const LARGEST_COEFFICIENT: f64 = 16.0;
+
 /// Compares, for each channel of the expanded output, what no linear map explains with how far
 /// rounding moves that: root mean squares over all rows, which neither a projection nor a map that
 /// is nearly singular can enlarge.
 fn fit(name: &'static str, (source, expanded): &(Side, Side), output: usize) -> Fit {
     let small = stacked(&source.exact, output);
     let large = stacked(&expanded.exact, output);
-    let space = Image::of(small.view());
+    let moved: Vec<Array2<f64>> = source.moved.iter().map(|all| stacked(all, output)).collect();
+    let space = Image::of(small.view(), |column| {
+        let change =
+            |moved: &Array2<f64>| size((&moved.column(column) - &small.column(column)).view());
+        let noise: f64 = moved.iter().map(change).sum();
+        NOISE_FACTOR * noise + COMPUTING_FLOOR * size(small.column(column))
+    });
     let rest = space.residual(large.view());
     let mut noises: Vec<Array2<f64>> = Vec::new();
-    for (moved_small, moved_large) in source.moved.iter().zip(&expanded.moved) {
+    for (moved_small, moved_large) in moved.iter().zip(&expanded.moved) {
         let change = &stacked(moved_large, output) - &large;
         noises.push(space.residual(change.view()));
-        let moved_space = Image::of(stacked(moved_small, output).view());
-        noises.push(&moved_space.residual(large.view()) - &rest);
+        noises.push(&space.of_same_columns(moved_small.view()).residual(large.view()) - &rest);
     }
     let enough_rows = small.nrows() >= Image::rows_needed(small.ncols());
     let mut found = Fit { resolution: 0.0, witness: None };
@@ -107,7 +116,8 @@ fn fit(name: &'static str, (source, expanded): &(Side, Side), output: usize) -> 
     for channel in 0..large.ncols() {
         let noise: f64 = noises.iter().map(|n| size(n.column(channel))).sum();
         let scale = size(large.column(channel));
-        let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * scale;
+        let left_out = LARGEST_COEFFICIENT * space.left_out();
+        let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * scale + left_out;
         let residual = size(rest.column(channel));
         if scale > 0.0 {
             found.resolution = found.resolution.max(threshold / scale);

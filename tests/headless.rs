@@ -1,0 +1,54 @@
+//! Models that return hidden channels, some of which depend on others: a mistake is refuted all the
+//! same, and what is right is proven.
+
+mod golden_case;
+
+use golden_case::load;
+use lemon_check::check::{Verdict, check};
+use lemon_check::checkpoint::{Checkpoint, Tensor};
+use lemon_check::expand::{Free, Options, Target, expand};
+use lemon_check::model::describe;
+
+/// The verdict on `source` and `expanded`.
+fn verdict(source: &Checkpoint, expanded: &Checkpoint) -> Verdict {
+    check(source, expanded, &|_, _| ()).unwrap().verdict
+}
+
+/// The same with one number of `tensor` off by 0.4.
+fn broken(checkpoint: &Checkpoint, tensor: &str) -> Checkpoint {
+    let mut tensors = checkpoint.tensors().clone();
+    let old = &tensors[tensor];
+    let dtype = old.dtype.unwrap();
+    let value = |at| dtype.get(old.bytes(), at) + if at == 5 { 0.4 } else { 0.0 };
+    let new = Tensor::from_values(dtype, old.shape.clone(), (0..old.len()).map(value));
+    tensors.insert(tensor.to_string(), new);
+    Checkpoint::in_memory("broken", checkpoint.config().clone(), tensors)
+}
+
+#[test]
+fn the_sum_of_channels_that_a_norm_without_weight_returns_is_zero() {
+    let source = load("olmo-base");
+    let wrong = broken(&source, "layers.1.self_attn.k_proj.weight");
+    assert_eq!(verdict(&source, &wrong), Verdict::NotLossless);
+    assert_eq!(verdict(&source, &source), Verdict::Lossless);
+}
+
+#[test]
+fn a_source_that_is_an_expansion_returns_copies() {
+    for (name, tensor) in [
+        ("bert-model", "encoder.layer.1.intermediate.dense.weight"),
+        ("gpt2-base", "h.1.mlp.c_fc.weight"),
+        ("mixtral-base", "layers.1.self_attn.v_proj.weight"),
+    ] {
+        let small = load(name);
+        let model = describe(&small).unwrap();
+        let (hidden, heads) = (2 * model.sizes.hidden, 2 * model.sizes.heads);
+        let kv_heads = (model.sizes.kv_heads < model.sizes.heads).then_some(model.sizes.kv_heads);
+        let target =
+            Target { hidden: Some(hidden), heads: Some(heads), kv_heads, ..Target::default() };
+        let options = Options { target, free: Free::Equal, ..Options::default() };
+        let source = expand(&small, &model, &options).unwrap();
+        assert_eq!(verdict(&small, &source), Verdict::Lossless, "{name}");
+        assert_eq!(verdict(&source, &broken(&source, tensor)), Verdict::NotLossless, "{name}");
+    }
+}
