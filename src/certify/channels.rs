@@ -43,6 +43,14 @@ impl Writes {
         self.fan_out.value.axis_iter(Axis(1)).map(|column| square(column).sqrt()).collect()
     }
 
+    /// Whether what a channel's fan-out is multiplied by is zero within its bounds, for any input:
+    /// every activation maps zero to zero.
+    fn is_zero(&self, channel: usize) -> bool {
+        let linear = self.linear.as_ref();
+        linear.is_some_and(|(rows, of)| rows.row(of[channel]).is_zero(UNITS))
+            || matches!(&self.keys, Keys::Rows(rows) if rows.row(channel).is_zero(UNITS))
+    }
+
     /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
     fn sums(&self, groups: &[Member], count: usize) -> Bounded {
         let sums = group_sums(&self.fan_out, groups, count);
@@ -105,29 +113,26 @@ pub(super) fn group(
     let mut members =
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
     for side in [0, 1] {
-        if let (Some((rows, row_of)), Some(writes)) = (of[side], sides[side]) {
-            drop_zeros(rows, row_of, &writes.sizes(), &mut members, side);
+        if let Some(writes) = sides[side] {
+            drop_zeros(writes, &mut members, side);
         }
     }
     let [source, expanded] = members;
     Groups { source, expanded, count: numbers.len() }
 }
 
-/// Takes channels out of groups that the other model lacks if their linear factor is zero within
-/// its bounds and their fan-out no larger than others': their product is as small as rounding.
-fn drop_zeros(
-    rows: &Bounded,
-    row_of: &[usize],
-    sizes: &[f64],
-    members: &mut [Vec<Member>; 2],
-    side: usize,
-) {
+/// Takes channels out of groups that the other model lacks if their linear factor or the row of
+/// their key is zero within its bounds, and their fan-out no larger than others': the product is as
+/// small as rounding. (A neuron that reads nothing is copied to one that reads `z` from one copy of
+/// a channel and `−z` from another.)
+fn drop_zeros(writes: &Writes, members: &mut [Vec<Member>; 2], side: usize) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
     let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
-    let usual = members[side].iter().zip(sizes).filter(|(member, _)| shared(member));
+    let sizes = writes.sizes();
+    let usual = members[side].iter().zip(&sizes).filter(|(member, _)| shared(member));
     let usual = usual.map(|(_, size)| *size).fold(0.0, f64::max);
-    for ((member, row), size) in members[side].iter_mut().zip(row_of).zip(sizes) {
-        if !shared(member) && *size <= 4.0 * usual && rows.row(*row).is_zero(UNITS) {
+    for (channel, (member, size)) in members[side].iter_mut().zip(sizes).enumerate() {
+        if !shared(member) && size <= 4.0 * usual && writes.is_zero(channel) {
             *member = None;
         }
     }

@@ -185,22 +185,24 @@ impl Pattern {
     fn partners(&self, other: &Pattern, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
         let mut free: Vec<usize> = (0..other.channels.len()).collect();
         let mut partners = Vec::with_capacity(self.channels.len());
+        let mut zeros = [&self.zeros, &other.zeros].map(|zeros| zeros.iter().collect::<Vec<_>>());
+        // A channel may stand for one that is nothing in the other pattern, as it stands.
+        let mut lost = |side: usize, channel: &Channel| {
+            let place = zeros[side].iter().position(|zero| zero.equals(channel, units));
+            place.map(|place| zeros[side].swap_remove(place)).is_some()
+        };
         for (number, mine) in self.channels.iter().enumerate() {
             let found = free.iter().enumerate().find_map(|(place, theirs)| {
                 Some((place, mine.ratio(&other.channels[*theirs], units)?))
             });
             match found {
                 Some((place, ratio)) => partners.push((number, free.remove(place), ratio)),
-                None if self.is_negligible(mine, units) => {}
+                None if self.is_negligible(mine, units) || lost(1, mine) => {}
                 None => return None,
             }
         }
-        let mut zeros: Vec<&Channel> = self.zeros.iter().collect();
-        let rest = free.iter().map(|theirs| &other.channels[*theirs]).all(|theirs| {
-            let lost = zeros.iter().position(|zero| zero.equals(theirs, units));
-            let negligible = other.is_negligible(theirs, units);
-            negligible || lost.map(|place| zeros.swap_remove(place)).is_some()
-        });
+        let mut rest = free.iter().map(|theirs| &other.channels[*theirs]);
+        let rest = rest.all(|theirs| other.is_negligible(theirs, units) || lost(0, theirs));
         rest.then_some(partners)
     }
 

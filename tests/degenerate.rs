@@ -1,13 +1,17 @@
-//! Models that return hidden channels, some of which depend on others: a mistake is refuted all the
+//! Sources with channels that depend on one another or do nothing: a mistake is refuted all the
 //! same, and what is right is proven.
 
-mod golden_case;
-
-use golden_case::load;
 use lemon_check::check::{Verdict, check};
 use lemon_check::checkpoint::{Checkpoint, Tensor};
 use lemon_check::expand::{Free, Options, Target, expand};
 use lemon_check::model::describe;
+use std::path::Path;
+
+/// The golden case of this name.
+fn load(case: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
+    Checkpoint::open(&folder, None).unwrap()
+}
 
 /// The verdict on `source` and `expanded`.
 fn verdict(source: &Checkpoint, expanded: &Checkpoint) -> Verdict {
@@ -50,5 +54,32 @@ fn a_source_that_is_an_expansion_returns_copies() {
         let source = expand(&small, &model, &options).unwrap();
         assert_eq!(verdict(&small, &source), Verdict::Lossless, "{name}");
         assert_eq!(verdict(&source, &broken(&source, tensor)), Verdict::NotLossless, "{name}");
+    }
+}
+
+#[test]
+fn a_neuron_that_reads_nothing_may_be_copied_to_one_that_reads_rounding() {
+    for (name, tensor, rows) in [
+        ("gpt2-lm", "transformer.h.0.mlp.c_fc", false),
+        ("llama-gqa", "model.layers.0.mlp.gate_proj", true),
+    ] {
+        let alive = load(name);
+        let mut tensors = alive.tensors().clone();
+        for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.starts_with(tensor)) {
+            let dtype = tensor.dtype.unwrap();
+            let inputs = *tensor.shape.last().unwrap();
+            let dead = |at: usize| if rows { at < inputs } else { at % inputs == 0 };
+            let value = |at| if dead(at) { 0.0 } else { dtype.get(tensor.bytes(), at) };
+            assert!(tensor.shape.len() <= 2, "{name}");
+            *tensor =
+                Tensor::from_values(dtype, tensor.shape.clone(), (0..tensor.len()).map(value));
+        }
+        let source = Checkpoint::in_memory("dead", alive.config().clone(), tensors);
+        let model = describe(&source).unwrap();
+        let (hidden, heads) = (Some(2 * model.sizes.hidden), Some(2 * model.sizes.heads));
+        let options =
+            Options { target: Target { hidden, heads, ..Target::default() }, ..Options::default() };
+        let expanded = expand(&source, &model, &options).unwrap();
+        assert_eq!(verdict(&source, &expanded), Verdict::Lossless, "{name}");
     }
 }
