@@ -123,6 +123,21 @@ fn what_is_not_implemented_is_named() {
         ("hidden_act", json!("gelu")),
         ("groups", json!(2)),
         ("model_args", json!({"stem_type": "deep"})),
+        ("quantization_config", json!({"load_in_8bit": true})),
+        ("architectures", json!(["ResNetModel"])),
+        ("architectures", json!(["ResNetBackbone"])),
+        ("global_pool", json!("max")),
+        ("act_layer", json!("silu")),
+        ("norm_layer", json!("groupnorm")),
+        ("stem_type", json!("deep")),
+        ("avg_down", json!(true)),
+        ("output_stride", json!(8)),
+        ("replace_stride_with_dilation", json!([false, true, true])),
+        ("block_args", json!({"attn_layer": "se"})),
+        ("attn_layer", json!("se")),
+        ("cardinality", json!(32)),
+        ("base_width", json!(4)),
+        ("aa_layer", json!("blurpool")),
         ("layer_type", json!("inverted")),
         ("width_per_group", json!(128)),
         ("depths", json!([1])),
@@ -132,6 +147,30 @@ fn what_is_not_implemented_is_named() {
         let checkpoint = changed("resnet-bottleneck", |config| config.set(field, value));
         let message = describe_convnet(&checkpoint).map(|_| ()).unwrap_err().to_string();
         assert!(message.contains(&format!("`{field}`")), "{field}: {message}");
+    }
+}
+
+#[test]
+fn what_says_no_more_than_is_implemented_is_read() {
+    let plain = format!("{:?}", describe_convnet(&load("resnet-bottleneck")).unwrap());
+    for (field, value) in [
+        ("quantization_config", Value::Null),
+        ("model_args", json!({})),
+        ("global_pool", json!("avg")),
+        ("act_layer", json!("relu")),
+        ("norm_layer", json!("BatchNorm2d")),
+        ("stem_type", json!("")),
+        ("output_stride", json!(32)),
+        ("replace_stride_with_dilation", json!([false, false, false])),
+        ("zero_init_residual", json!(true)),
+        ("block_args", json!({})),
+        ("attn_layer", Value::Null),
+        ("cardinality", json!(1)),
+        ("base_width", json!(64)),
+    ] {
+        let checkpoint = changed("resnet-bottleneck", |config| config.set(field, value));
+        let net = describe_convnet(&checkpoint).unwrap_or_else(|error| panic!("{field}: {error}"));
+        assert_eq!(format!("{net:?}"), plain, "{field}");
     }
 }
 

@@ -8,8 +8,10 @@
 //! `width_per_group` is its argument of this name.
 
 mod read;
+mod settings;
 
-pub use read::{configure_convnet, convnet_of, describe_convnet, is_convolutional};
+pub use read::{convnet_of, describe_convnet};
+pub use settings::{configure_convnet, is_convolutional};
 
 use super::{Lens, Linear};
 use crate::checkpoint::Checkpoint;
@@ -130,6 +132,15 @@ impl Convolution {
     /// Output channels.
     pub fn outputs(&self) -> usize {
         self.weight.rows()
+    }
+}
+
+impl BatchNorm {
+    /// The name of its counter of batches, which may be stored and is not read: torch's
+    /// `num_batches_tracked`.
+    pub fn counter(&self) -> String {
+        let name = self.mean.name();
+        format!("{}num_batches_tracked", name.strip_suffix("running_mean").unwrap_or(name))
     }
 }
 

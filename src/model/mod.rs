@@ -17,7 +17,7 @@ use parts::*;
 pub use relative::RelativeBias;
 pub use tree::*;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -42,11 +42,7 @@ fn described(checkpoint: &Checkpoint) -> Result<Model> {
 /// As [`describe`].
 pub fn describe_as(checkpoint: &Checkpoint, family: &'static Family) -> Result<Model> {
     let config = checkpoint.config();
-    if config.get("quantization_config").is_some() {
-        let problem = "quantised weights are not implemented";
-        let error = config.unsupported("quantization_config", problem);
-        return Err(error.help("save the model in float32, float16 or bfloat16"));
-    }
+    refuse_quantised(config)?;
     let catalog = Catalog::of(checkpoint);
     let model = (family.describe)(config, &catalog)?;
     for lens in model.lenses() {
@@ -68,6 +64,16 @@ pub fn describe_as(checkpoint: &Checkpoint, family: &'static Family) -> Result<M
         }
     }
     Ok(model)
+}
+
+/// Refuses weights that are not stored as they are used.
+fn refuse_quantised(config: &Config) -> Result<()> {
+    if config.get("quantization_config").is_none() {
+        return Ok(());
+    }
+    let problem = "quantised weights are not implemented";
+    let error = config.unsupported("quantization_config", problem);
+    Err(error.help("save the model in float32, float16 or bfloat16"))
 }
 
 impl Model {
