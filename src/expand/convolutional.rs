@@ -35,7 +35,8 @@ pub struct ConvTarget {
 /// Expands `source`, which `net` describes, in memory. Of `options`, `free`, `seed` and `dtype`
 /// count.
 ///
-/// The result holds no counters of batches, which every loader makes anew.
+/// Counters of batches (`num_batches_tracked`), which no output depends on, are copied, those of a
+/// new block from the block that it is a copy of.
 ///
 /// # Errors
 /// - refused: a size is below the source's, a shortcut would have to become a projection, or the
@@ -246,6 +247,10 @@ impl Writer<'_> {
         let pairs = small.lenses().into_iter().zip(wide.lenses()).skip(1);
         for pair in pairs {
             self.put(pair, &written.expand_rows(&pair.0.read(self.source)?), out)?;
+        }
+        let (counter, copy) = (small.norm.counter(), wide.norm.counter());
+        if let Some(counter) = self.source.tensors().get(&counter) {
+            out.insert(copy, counter.clone());
         }
         Ok(())
     }
