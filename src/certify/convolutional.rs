@@ -1,24 +1,31 @@
 //! The certificate of residual convolutional networks.
 //!
-//! Every map of channels is a copy map: each channel of the expanded network is a copy of one of
-//! the source's, or always zero. Copying channels commutes with ReLU, with maxima and means over
-//! the image, and, where a convolution's weights for the copies of a channel sum to the source's
-//! tap by tap, with convolutions. BatchNorm is folded into the convolution in front of it. So each
-//! folded convolution of the expanded network, summed over copies, must have the rows of the
-//! source's, copied; which row is a copy of which is read off the rows themselves, shortcut
-//! included. What reads a channel that is always zero in both networks does not matter. A block
-//! whose last folded convolution is zero passes its input on, which is a ReLU's output and so is
-//! not negative.
+//! The channels that the two networks write at one place fall into groups: each channel is a copy
+//! of another of its group, or a positive multiple of it, or always zero. Copying channels commutes
+//! with ReLU, with maxima and means over the image, and so does multiplying them by a positive
+//! number; and a convolution reads nothing of a group but the sum of its weights for the group's
+//! channels, tap by tap, each times the channel's factor. BatchNorm is folded into the convolution
+//! in front of it. So the folded convolutions of both networks, summed over groups, must have the
+//! same rows, up to copies and multiples; these are read off the rows themselves, shortcut
+//! included, and are the groups of what is written. The source may hold copies as well: it may be
+//! an expansion itself. What reads a channel that is always zero in both networks does not matter.
+//! A block whose last folded convolution is zero passes its input on, which is a ReLU's output and
+//! so is not negative.
+//!
+//! Where rounding leaves open what is a copy of what, several ways to group are tried; each is held
+//! by the same equations.
 
-mod copies;
+mod alike;
+mod blame;
 mod fold;
 
-use super::certificate::{Certificate, Failure};
-use super::squares::{Ledger, Place, Residual, failure};
+use super::bounded::Ratio;
+use super::certificate::Certificate;
+use super::squares::{Ledger, Residual};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::convolutional::{Block, ConvNet, Convolution};
-use copies::Copies;
+use alike::{Alike, Way};
 use fold::{Folded, Reader};
 
 /// Holds every equation against the weights of two residual convolutional networks.
@@ -30,11 +37,24 @@ pub fn certify_convnets(
     (source, s): (&Checkpoint, &ConvNet),
     (expanded, t): (&Checkpoint, &ConvNet),
 ) -> Result<Certificate> {
-    let mut ledger = Ledger::new();
-    let readers =
-        (Reader { checkpoint: source, expanded }, Reader { checkpoint: expanded, expanded });
-    let pair = Pair { source: readers.0, expanded: readers.1 };
-    pair.networks(s, t, &mut ledger)?;
+    let mut first = None;
+    for way in Way::all() {
+        let pair = Pair {
+            source: Reader { checkpoint: source, expanded },
+            expanded: Reader { checkpoint: expanded, expanded },
+            way,
+            to_the_end: first.is_none(),
+        };
+        let mut ledger = Ledger::new();
+        pair.networks(s, t, &mut ledger)?;
+        if ledger.faults() == 0.0 {
+            first = Some(ledger);
+            break;
+        }
+        // What is told of a failure is what the first way found.
+        first.get_or_insert(ledger);
+    }
+    let mut ledger = first.unwrap_or_default();
     for (checkpoint, net, which) in [(source, s, "source"), (expanded, t, "expanded")] {
         for name in net.strangers(checkpoint) {
             ledger.unknown(name, format!("no part of the {which} network reads this tensor"));
@@ -47,6 +67,9 @@ pub fn certify_convnets(
 struct Pair<'a> {
     source: Reader<'a>,
     expanded: Reader<'a>,
+    way: Way,
+    /// Whether to go on where an equation fails.
+    to_the_end: bool,
 }
 
 impl Pair<'_> {
@@ -55,7 +78,7 @@ impl Pair<'_> {
             ledger.unknown("network", "the two read other colours or have other numbers of stages");
             return Ok(());
         }
-        let image = Copies::identity(s.colours);
+        let image = Alike::identity(s.colours);
         let Some(mut map) = self.convolution("stem", &image, (&s.stem, &t.stem), ledger)? else {
             return Ok(());
         };
@@ -67,13 +90,13 @@ impl Pair<'_> {
             }
             ledger.map(format!("stage {index}"), map.words());
         }
-        let a = self.source.linear(&s.head, &map.own())?;
-        let b = self.expanded.linear(&t.head, &map)?;
+        let a = self.source.linear(&s.head, &map.source)?;
+        let b = self.expanded.linear(&t.head, &map.expanded)?;
         if a.rows.rows() != b.rows.rows() {
             ledger.unknown("head", "the two return other numbers of classes");
             return Ok(());
         }
-        let classes = Copies::identity(a.rows.rows());
+        let classes = Alike::identity(a.rows.rows());
         self.hold("head", &classes, (&a, &b), ledger);
         Ok(())
     }
@@ -82,10 +105,10 @@ impl Pair<'_> {
     fn stage(
         &self,
         index: usize,
-        map: &Copies,
+        map: &Alike,
         (s, t): (&[Block], &[Block]),
         ledger: &mut Ledger,
-    ) -> Result<Option<Copies>> {
+    ) -> Result<Option<Alike>> {
         let (kept_s, kept_t) = (self.source.kept(s)?, self.expanded.kept(t)?);
         if kept_s.len() != kept_t.len() {
             let reason = format!(
@@ -111,10 +134,10 @@ impl Pair<'_> {
     fn block(
         &self,
         place: &str,
-        map: &Copies,
+        map: &Alike,
         (s, t): (&Block, &Block),
         ledger: &mut Ledger,
-    ) -> Result<Option<Copies>> {
+    ) -> Result<Option<Alike>> {
         let alike = s.convolutions.len() == t.convolutions.len() && s.stride() == t.stride();
         if !alike || !same_shortcut(s, t) {
             ledger.unknown(place, "the two networks have blocks of other kinds here");
@@ -135,53 +158,84 @@ impl Pair<'_> {
             return Ok(None);
         }
         let folded_s =
-            self.source.fold(a, &inner.own())?.plus(self.source.shortcut(s, &map.own())?);
-        let folded_t = self.expanded.fold(b, &inner)?.plus(self.expanded.shortcut(t, map)?);
-        Ok(Some(self.read_off(place, (&folded_s, &folded_t), ledger)))
+            self.source.fold(a, &inner.source)?.plus(self.source.shortcut(s, &map.source)?);
+        let folded_t =
+            self.expanded.fold(b, &inner.expanded)?.plus(self.expanded.shortcut(t, &map.expanded)?);
+        Ok(self.read_off(place, (&folded_s, &folded_t), ledger))
     }
 
     /// Holds a convolution; gives the map of its channels.
     fn convolution(
         &self,
         place: &str,
-        map: &Copies,
+        map: &Alike,
         (s, t): (&Convolution, &Convolution),
         ledger: &mut Ledger,
-    ) -> Result<Option<Copies>> {
+    ) -> Result<Option<Alike>> {
         if !comparable(s, t) {
             ledger.unknown(place, "the two networks have other kernels or strides here");
             return Ok(None);
         }
-        let a = self.source.fold(s, &map.own())?;
-        let b = self.expanded.fold(t, map)?;
-        Ok(Some(self.read_off(place, (&a, &b), ledger)))
+        let a = self.source.fold(s, &map.source)?;
+        let b = self.expanded.fold(t, &map.expanded)?;
+        Ok(self.read_off(place, (&a, &b), ledger))
     }
 
-    /// Reads off which channels are copies of which, and holds them to it.
-    fn read_off(&self, place: &str, pair: (&Folded, &Folded), ledger: &mut Ledger) -> Copies {
-        let map = Copies::read_off(&pair.0.rows, &pair.1.rows);
-        self.hold(place, &map, pair, ledger);
-        map
+    /// Reads off which channels are alike, and holds them to it; nothing where that fails and
+    /// there is no need to go on.
+    fn read_off(&self, place: &str, pair: (&Folded, &Folded), l: &mut Ledger) -> Option<Alike> {
+        let map = Alike::read_off(&pair.0.rows, &pair.1.rows, self.way);
+        let holds = self.hold(place, &map, pair, l);
+        (holds || self.to_the_end).then_some(map)
     }
 
-    /// Holds that each row of the expanded network is the source's row that it is a copy of.
-    fn hold(&self, place: &str, map: &Copies, (s, t): (&Folded, &Folded), ledger: &mut Ledger) {
-        let mut residual = Residual::new(s.shared + t.shared);
-        for (row, of) in map.of().iter().enumerate() {
-            let got = t.rows.row(row);
-            for column in 0..got.value.len() {
-                let (value, variance) = (got.value[column], got.variance[column]);
-                let (wanted, more) = match of {
-                    Some(of) => (s.rows.value[[*of, column]], s.rows.variance[[*of, column]]),
-                    None => (0.0, 0.0),
-                };
-                residual.add_entry((row, column), value, wanted, variance + more);
+    /// Holds that each row of either network is the multiple that it is said to be of its group's
+    /// first row.
+    fn hold(&self, at: &str, map: &Alike, (s, t): (&Folded, &Folded), ledger: &mut Ledger) -> bool {
+        let shared = s.shared + t.shared;
+        let (mut residual, mut within) = (Residual::new(shared), Residual::new(2.0 * s.shared));
+        for (row, member) in map.expanded.of.iter().enumerate() {
+            add_row(&mut residual, (t, row), s, map.expected(*member));
+        }
+        for (row, member) in map.source.of.iter().enumerate() {
+            let expected = map.expected(*member);
+            if expected.is_some_and(|(first, _)| first != row) {
+                add_row(&mut within, (s, row), s, expected);
             }
         }
-        match residual.holds() {
-            true => ledger.hold(&residual),
-            false => ledger.fail(blame(place, &residual, s, t)),
+        if !residual.holds() {
+            ledger.fail(blame::failed(at, (&residual, map), (s, t)));
+            return false;
         }
+        if !within.holds() {
+            ledger.unknown(at, "channels of the source are copies of one another only nearly");
+            return false;
+        }
+        ledger.hold(&residual.merge(within));
+        true
+    }
+}
+
+/// Adds the equation that a row is a multiple of a row of the source, or zero.
+fn add_row(
+    residual: &mut Residual,
+    (folded, row): (&Folded, usize),
+    source: &Folded,
+    expected: Option<(usize, Ratio)>,
+) {
+    let got = folded.rows.row(row);
+    for column in 0..got.value.len() {
+        let (value, variance) = (got.value[column], got.variance[column]);
+        let (wanted, more) = match expected {
+            Some((first, Ratio { factor, error })) => {
+                let at = [first, column];
+                let first = source.rows.value[at];
+                let spread = factor * factor * source.rows.variance[at];
+                (factor * first, spread + (error * first).powi(2))
+            }
+            None => (0.0, 0.0),
+        };
+        residual.add_entry((row, column), value, wanted, variance + more);
     }
 }
 
@@ -196,14 +250,4 @@ fn same_shortcut(s: &Block, t: &Block) -> bool {
         (None, None) => true,
         (Some(one), None) | (None, Some(one)) => (one.kernel, one.stride) == (1, 1),
     }
-}
-
-/// A failure told by the tensor that holds the worst entry.
-fn blame(place: &str, residual: &Residual, s: &Folded, t: &Folded) -> Failure {
-    let (row, column) = residual.worst;
-    let (tensor, index) = t.origin(row, column);
-    let (source_tensor, _) = s.origin(0, column);
-    let rule = "folded convolutions, summed over copied channels, must be copies of the source's";
-    let place = Place { name: place, tensors: (tensor, source_tensor) };
-    failure(rule, place, residual, index, None)
 }

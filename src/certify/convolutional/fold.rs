@@ -1,32 +1,33 @@
-//! Convolutions with their BatchNorm folded in, as functions of the source's channels.
+//! Convolutions with their BatchNorm folded in, as functions of groups of channels.
 
-use super::copies::Copies;
-use crate::certify::bounded::{Bounded, Stored};
+use super::alike::{Alike, Channels};
+use crate::certify::bounded::{Bounded, Ratio, Stored};
 use crate::certify::floors::Floors;
 use crate::certify::side::unit;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::convolutional::{BatchNorm, Block, Convolution};
 use crate::model::{Lens, Linear};
-use ndarray::Array2;
 
-/// A layer as a matrix over the source's channels.
+/// A layer as a matrix over groups of channels.
 pub(super) struct Folded {
-    /// `[out, in·taps + 1]`: for each source channel and tap the sum over its copies; last the
-    /// constant.
+    /// `[out, groups·taps + 1]`: for each group of channels that are read, and tap, the sum over
+    /// its channels; last the constant.
     pub rows: Bounded,
     /// The largest relative error that the entries of a row have in common.
     pub shared: f64,
-    parts: Vec<Part>,
+    pub parts: Vec<Part>,
     constant: Lens,
 }
 
 /// Where some columns come from: all taps of one tensor.
-struct Part {
-    weight: Lens,
-    columns: usize,
+pub(super) struct Part {
+    pub weight: Lens,
+    pub columns: usize,
     taps: usize,
-    /// The first copy of each source channel.
+    /// The norm behind it.
+    pub norm: Option<Norm>,
+    /// The first channel of each group.
     first: Vec<Option<usize>>,
 }
 
@@ -38,9 +39,13 @@ pub(super) struct Reader<'a> {
     pub expanded: &'a Checkpoint,
 }
 
-/// γ/√(variance + ε) and β − mean·γ/√(variance + ε), each `[channels, 1]`.
-struct Scale {
-    factor: Bounded,
+/// A BatchNorm, read.
+pub(super) struct Norm {
+    /// γ, β, mean and variance, each `[channels, 1]`.
+    pub vectors: [(Lens, Bounded); 4],
+    /// γ/√(variance + ε), `[channels, 1]`.
+    pub factor: Bounded,
+    /// β − mean·γ/√(variance + ε), `[channels, 1]`.
     constant: Bounded,
     shared: f64,
 }
@@ -60,12 +65,12 @@ impl Reader<'_> {
         Ok(Stored { value, unit, floors: Floors::of(self.checkpoint, lens, unit) })
     }
 
-    fn scale(&self, norm: &BatchNorm) -> Result<Scale> {
+    fn norm(&self, norm: &BatchNorm) -> Result<Norm> {
         let read = |lens| Ok::<_, Error>(self.stored(lens)?.bounded());
         let (gamma, beta) = (read(&norm.weight)?, read(&norm.bias)?);
         let (mean, variance) = (read(&norm.mean)?, read(&norm.variance)?);
         let mut factor = Bounded::zeros(gamma.rows(), 1);
-        let mut constant = beta;
+        let mut constant = beta.clone();
         for at in (0..gamma.rows()).map(|row| [row, 0]) {
             let spread = variance.value[at] + norm.eps;
             if spread.is_nan() || spread <= 0.0 {
@@ -83,16 +88,19 @@ impl Reader<'_> {
             constant.variance[at] += value * value * mean.variance[at] + m * m * f;
         }
         let shared = self.unit(&norm.weight) + self.unit(&norm.variance);
-        Ok(Scale { factor, constant, shared })
+        let lenses = [&norm.weight, &norm.bias, &norm.mean, &norm.variance].map(Lens::clone);
+        let [a, b, c, d] = lenses;
+        let vectors = [(a, gamma), (b, beta), (c, mean), (d, variance)];
+        Ok(Norm { vectors, factor, constant, shared })
     }
 
     /// A convolution that reads channels under `map`.
-    pub fn fold(&self, convolution: &Convolution, map: &Copies) -> Result<Folded> {
-        let scale = self.scale(&convolution.norm)?;
+    pub fn fold(&self, convolution: &Convolution, map: &Channels) -> Result<Folded> {
+        let norm = self.norm(&convolution.norm)?;
         let (taps, weight) = (convolution.taps(), &convolution.weight);
         let mut summed = self.summed(weight, taps, map)?;
         for row in 0..summed.rows() {
-            let (factor, spread) = (scale.factor.value[[row, 0]], scale.factor.variance[[row, 0]]);
+            let (factor, spread) = (norm.factor.value[[row, 0]], norm.factor.variance[[row, 0]]);
             for column in 0..summed.cols() {
                 let at = [row, column];
                 let value = summed.value[at];
@@ -102,15 +110,15 @@ impl Reader<'_> {
             }
         }
         Ok(Folded {
-            rows: summed.beside(&scale.constant),
-            shared: scale.shared,
-            parts: vec![Part::new(weight, summed.cols(), taps, map)],
+            rows: summed.beside(&norm.constant),
+            shared: norm.shared + map.factor_error(),
+            parts: vec![Part { norm: Some(norm), ..Part::new(weight, taps, map) }],
             constant: convolution.norm.bias.clone(),
         })
     }
 
     /// A linear layer with bias that reads channels under `map`.
-    pub fn linear(&self, linear: &Linear, map: &Copies) -> Result<Folded> {
+    pub fn linear(&self, linear: &Linear, map: &Channels) -> Result<Folded> {
         let summed = self.summed(&linear.weight, 1, map)?;
         let bias = match &linear.bias {
             Some(bias) => self.stored(bias)?.bounded(),
@@ -118,43 +126,44 @@ impl Reader<'_> {
         };
         Ok(Folded {
             rows: summed.beside(&bias),
-            shared: 0.0,
-            parts: vec![Part::new(&linear.weight, summed.cols(), 1, map)],
+            shared: map.factor_error(),
+            parts: vec![Part::new(&linear.weight, 1, map)],
             constant: linear.bias.as_ref().unwrap_or(&linear.weight).clone(),
         })
     }
 
-    /// `[out, in·taps]`: for each source channel and tap the sum over the channel's copies.
-    fn summed(&self, weight: &Lens, taps: usize, map: &Copies) -> Result<Bounded> {
+    /// `[out, groups·taps]`: for each group and tap the sum over the group's channels.
+    fn summed(&self, weight: &Lens, taps: usize, map: &Channels) -> Result<Bounded> {
         let stored = self.stored(weight)?;
-        let mut summed = Bounded::zeros(weight.rows(), map.sources() * taps);
+        let mut summed = Bounded::zeros(weight.rows(), map.groups * taps);
         for (place @ (row, column), value) in stored.value.indexed_iter() {
-            if let Some(of) = map.of()[column / taps] {
-                let at = [row, of * taps + column % taps];
-                summed.value[at] += value;
-                summed.variance[at] += stored.variance(place, *value);
+            if let Some((group, Ratio { factor, error })) = map.of[column / taps] {
+                let at = [row, group * taps + column % taps];
+                summed.value[at] += factor * value;
+                summed.variance[at] +=
+                    factor * factor * stored.variance(place, *value) + (error * value).powi(2);
             }
         }
         Ok(summed)
     }
 
     /// What a block adds to its convolutions' output: its shortcut, or its input.
-    pub fn shortcut(&self, block: &Block, map: &Copies) -> Result<Folded> {
+    pub fn shortcut(&self, block: &Block, map: &Channels) -> Result<Folded> {
         if let Some(shortcut) = &block.shortcut {
             return self.fold(shortcut, map);
         }
-        let mut rows = Array2::zeros((map.of().len(), map.sources() + 1));
-        for (row, of) in map.of().iter().enumerate() {
-            if let Some(of) = of {
-                rows[[row, *of]] = 1.0;
+        let mut rows = Bounded::zeros(map.of.len(), map.groups + 1);
+        for (row, member) in map.of.iter().enumerate() {
+            if let Some((group, ratio)) = member {
+                rows.value[[row, *group]] = ratio.factor;
+                rows.variance[[row, *group]] = ratio.error * ratio.error;
             }
         }
         let last = &block.convolutions[block.convolutions.len() - 1];
-        let columns = map.sources();
         Ok(Folded {
-            rows: Bounded { variance: Array2::zeros(rows.dim()), value: rows },
-            shared: 0.0,
-            parts: vec![Part::new(&last.norm.bias, columns, 1, map)],
+            rows,
+            shared: map.factor_error(),
+            parts: vec![Part::new(&last.norm.bias, 1, map)],
             constant: last.norm.bias.clone(),
         })
     }
@@ -173,13 +182,13 @@ impl Reader<'_> {
 
     fn is_zero(&self, block: &Block) -> Result<bool> {
         let last = &block.convolutions[block.convolutions.len() - 1];
-        let folded = self.fold(last, &Copies::identity(last.inputs()))?;
+        let folded = self.fold(last, &Alike::identity(last.inputs()).source)?;
         if folded.rows.value.iter().any(|value| *value != 0.0) {
             return Ok(false);
         }
         // What is multiplied by zero must be finite all the same.
         for convolution in &block.convolutions {
-            self.scale(&convolution.norm)?;
+            self.norm(&convolution.norm)?;
             self.stored(&convolution.weight)?;
         }
         Ok(true)
@@ -214,13 +223,8 @@ impl Folded {
 }
 
 impl Part {
-    fn new(weight: &Lens, columns: usize, taps: usize, map: &Copies) -> Part {
-        let mut first = vec![None; map.sources()];
-        for (copy, of) in map.of().iter().enumerate() {
-            if let Some(of) = of {
-                first[*of].get_or_insert(copy);
-            }
-        }
-        Part { weight: weight.clone(), columns, taps, first }
+    fn new(weight: &Lens, taps: usize, map: &Channels) -> Part {
+        let (weight, columns, first) = (weight.clone(), map.groups * taps, map.firsts());
+        Part { weight, columns, taps, norm: None, first }
     }
 }

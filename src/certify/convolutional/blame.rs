@@ -1,0 +1,99 @@
+//! Which tensor a failing convolution is told by.
+
+use super::alike::Alike;
+use super::fold::{Folded, Norm, Part};
+use crate::certify::bounded::{Bounded, Ratio, Row, UNITS};
+use crate::certify::certificate::Failure;
+use crate::certify::squares::{Place, Residual, failure};
+use crate::model::Lens;
+
+/// A failure told by the tensor of a norm, if all else in the worst row is as in the source, and
+/// by the tensor that holds the worst entry if not.
+pub(super) fn failed(
+    place: &str,
+    (residual, map): (&Residual, &Alike),
+    (s, t): (&Folded, &Folded),
+) -> Failure {
+    let rule = "folded convolutions, summed over copied channels, must be copies of the source's";
+    let (row, column) = residual.worst;
+    let (tensor, index) = t.origin(row, column);
+    let (source_tensor, _) = s.origin(0, column);
+    let told = |tensors, index| {
+        let place = Place { name: place, tensors };
+        failure(rule, place, residual, index, None)
+    };
+    let member = map.expanded.of.get(row).copied().flatten();
+    let first = map.expected(member).map(|(first, _)| first);
+    match first.and_then(|first| wrong_vector((s, first), (t, row))) {
+        None => told((tensor, source_tensor), index),
+        Some(wrong) => Failure {
+            expected: wrong.expected,
+            got: wrong.got,
+            ..told((wrong.tensor, wrong.source), wrong.tensor.stored_index(row, 0))
+        },
+    }
+}
+
+/// A number of a norm that is not the source's.
+struct Wrong<'a> {
+    tensor: &'a Lens,
+    source: &'a Lens,
+    expected: f64,
+    got: f64,
+}
+
+/// The only thing that differs between a row of the expanded network and a row of the source, if
+/// it is a number of a norm.
+fn wrong_vector<'a>(
+    (s, source): (&'a Folded, usize),
+    (t, row): (&'a Folded, usize),
+) -> Option<Wrong<'a>> {
+    let mut wrong = None;
+    let mut column = 0;
+    for (a, b) in s.parts.iter().zip(&t.parts) {
+        if a.columns != b.columns || a.norm.is_some() != b.norm.is_some() {
+            return None;
+        }
+        if !same_weights((&s.rows, a, source), (&t.rows, b, row), column) {
+            return None;
+        }
+        column += a.columns;
+        let (Some(a), Some(b)) = (&a.norm, &b.norm) else { continue };
+        for ((source_lens, x), (lens, y)) in a.vectors.iter().zip(&b.vectors) {
+            if y.row(row).equals(&x.row(source), Ratio::ONE, UNITS) {
+                continue;
+            }
+            let (expected, got) = (x.value[[source, 0]], y.value[[row, 0]]);
+            let found = Wrong { tensor: lens, source: source_lens, expected, got };
+            if wrong.replace(found).is_some() {
+                return None;
+            }
+        }
+    }
+    wrong
+}
+
+/// Whether the weights in front of two norms are equal, which stand in the columns from `first` on.
+fn same_weights(
+    (source, a, i): (&Bounded, &Part, usize),
+    (expanded, b, j): (&Bounded, &Part, usize),
+    first: usize,
+) -> bool {
+    let factor =
+        |norm: &Option<Norm>, row| norm.as_ref().map_or(1.0, |norm| norm.factor.value[[row, 0]]);
+    let (f, g) = (factor(&a.norm, i), factor(&b.norm, j));
+    if f == 0.0 || g == 0.0 {
+        return false;
+    }
+    let part = |rows: &Bounded, row| {
+        let slice = ndarray::s![first..first + a.columns];
+        let row: Row = rows.row(row);
+        (row.value.slice(slice).to_owned(), row.variance.slice(slice).to_owned())
+    };
+    let ((x, more), (y, spread)) = (part(source, i), part(expanded, j));
+    (0..a.columns).all(|column| {
+        let apart = y[column] / g - x[column] / f;
+        let variance = spread[column] / (g * g) + more[column] / (f * f);
+        apart * apart <= UNITS * UNITS * variance
+    })
+}
