@@ -23,7 +23,8 @@
 //! One ulp is 2u of the result. The allowances are those of the weakest of OpenCL 3.0 (section 7.4,
 //! full profile), CUDA (Programming Guide, mathematical functions) and WGSL (accuracy of built-in
 //! functions), but for WGSL's sine and hyperbolic tangent, which are too coarse to run a model.
-//! Every operation may also flush a result below the smallest normal number to zero. A fused
+//! Every operation may also flush a result below the smallest normal number to zero, and what is
+//! divided by a number beyond the largest (as in SiLU of −100 in f32) may be zero. A fused
 //! multiply-add, or a wider accumulator, rounds less often and stays within the bound.
 //!
 //! A constant that the format does not hold may be computed in it: the frequencies of rotary
@@ -48,6 +49,8 @@ pub trait Format: Copy + Send + Sync + Debug + 'static {
     const UNIT: f64;
     /// The smallest normal number: results below it may be flushed to zero.
     const TINY: f64;
+    /// The largest number: what is larger may be infinite.
+    const LARGEST: f64;
     /// Whether the format holds this number.
     fn holds(value: f64) -> bool;
 }
@@ -64,6 +67,7 @@ pub struct Double;
 impl Format for Single {
     const UNIT: f64 = f32::EPSILON as f64 / 2.0;
     const TINY: f64 = f32::MIN_POSITIVE as f64;
+    const LARGEST: f64 = f32::MAX as f64;
 
     fn holds(value: f64) -> bool {
         value as f32 as f64 == value
@@ -73,6 +77,7 @@ impl Format for Single {
 impl Format for Double {
     const UNIT: f64 = f64::EPSILON / 2.0;
     const TINY: f64 = f64::MIN_POSITIVE;
+    const LARGEST: f64 = f64::MAX;
 
     fn holds(_: f64) -> bool {
         true
@@ -250,7 +255,9 @@ impl<F: Format> Div for Bounded<F> {
             true => (a.error + value.abs() * b.error) / (b.value.abs() - b.error),
             false => f64::INFINITY,
         };
-        Self::of_function(value, moved, DIVISION)
+        // A divisor that overflows makes zero.
+        let vanished = if b.magnitude() > F::LARGEST { value.abs() } else { 0.0 };
+        Self::of_function(value, moved + vanished, DIVISION)
     }
 }
 
@@ -434,5 +441,14 @@ mod tests {
     fn a_quotient_by_what_may_be_zero_is_unknown() {
         let vague = Number::within(0.1, 0.2);
         assert!(!(Number::one() / vague).bound().is_finite());
+    }
+
+    #[test]
+    fn a_quotient_by_what_overflows_may_be_zero() {
+        let x = -90f32;
+        let quotient = Number::exact(x.into()) / (Number::one() + Number::exact(90.0).exp());
+        assert_eq!(x / (1.0 + libm::expf(-x)), 0.0);
+        assert!(quotient.value().abs() > f32::MIN_POSITIVE.into());
+        assert!((quotient.value().abs()..1e-30).contains(&quotient.bound()));
     }
 }

@@ -1,6 +1,7 @@
 //! The backends in Python that lie in this repository, under `tests/backends`.
 
 use crate::error::{Error, Result};
+use crate::report::shell_word;
 use std::path::Path;
 
 /// Their names.
@@ -27,6 +28,10 @@ pub fn command(name: &str) -> Result<Option<String>> {
             .at(&script)
             .help("run this in the root of the repository, or give a command as --backend"));
     }
-    let python = std::env::var(PYTHON).unwrap_or_else(|_| "python3".into());
-    Ok(Some(format!("{python} {} {name}", script.display())))
+    Ok(Some(format!("{} {} {name}", shell_word(&interpreter()), script.display())))
+}
+
+/// The Python that they are run with.
+pub fn interpreter() -> String {
+    std::env::var(PYTHON).unwrap_or_else(|_| "python3".into())
 }

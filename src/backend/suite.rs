@@ -73,7 +73,7 @@ pub enum Problem {
     Disagreement {
         /// The number that is farthest off.
         place: Place,
-        /// How far, in units of the bound.
+        /// How far, in units of the bound; infinitely (`null` in JSON) where it must be exact.
         units: f64,
     },
     /// There is no answer that could be compared.

@@ -157,11 +157,13 @@ fn finding_text(backend: &str, dtype: &str, subject: &str, finding: &Finding) ->
             let _ = writeln!(text, "  expected  {}", place.expected);
             let _ = writeln!(text, "  got       {}", place.got);
             let off = (place.got - place.expected).abs();
-            let _ = writeln!(
-                text,
-                "  off by    {off:.3e}: {units:.3e} units of the bound {:.3e}",
-                place.bound
-            );
+            let _ = match place.bound {
+                0.0 => writeln!(text, "  off by    {off:.3e}, where nothing is rounded"),
+                bound => writeln!(
+                    text,
+                    "  off by    {off:.3e}: {units:.3e} units of the bound {bound:.3e}"
+                ),
+            };
         }
     }
     let case = serde_json::to_string(&finding.case).expect("a case is plain data");

@@ -13,7 +13,7 @@ pub enum Style {
     Normal,
     /// About 30: a mean that cancels.
     Offset,
-    /// 30 times as large: what overflows an exponential.
+    /// A hundred times as large: what overflows an exponential.
     Large,
     /// A thousandth as large: where ε shows.
     Small,

@@ -56,7 +56,7 @@ impl<'a> Maker<'a> {
         let mut draw = || match style {
             Style::Normal => rng.normal(),
             Style::Offset => 30.0 + rng.normal(),
-            Style::Large => 30.0 * rng.normal(),
+            Style::Large => 100.0 * rng.normal(),
             Style::Small => 1e-3 * rng.normal(),
             Style::Sparse if rng.chance(0.7) => 0.0,
             Style::Sparse => rng.normal(),

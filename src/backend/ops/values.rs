@@ -4,6 +4,7 @@ use crate::backend::bound::{Bounded, Format};
 use crate::backend::{OpRequest, Tensors};
 use crate::checkpoint::{Dtype, Tensor};
 use crate::forward::Real;
+use half::{bf16, f16};
 use ndarray::{Array1, Array2};
 use std::marker::PhantomData;
 
@@ -145,9 +146,17 @@ impl<F: Format> Outputs<F> {
     }
 }
 
-/// What storing a number adds, where the format is narrower than the one that is computed in.
+/// What storing a number adds, where the format is narrower than the one that is computed in; it may
+/// become anything where the format holds nothing as large.
 fn storage<F: Format>(value: Bounded<F>, dtype: Dtype) -> f64 {
+    let largest = match dtype {
+        Dtype::F16 => f64::from(f16::MAX),
+        Dtype::Bf16 => f64::from(bf16::MAX),
+        Dtype::F32 => f64::from(f32::MAX),
+        Dtype::F64 => f64::MAX,
+    };
     match dtype.unit_roundoff() > F::UNIT {
+        _ if value.magnitude() > largest => f64::INFINITY,
         true => dtype.unit_roundoff() * value.magnitude() + dtype.subnormal_roundoff(),
         false => 0.0,
     }
