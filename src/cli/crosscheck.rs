@@ -35,7 +35,7 @@ pub(super) struct CrosscheckArguments {
     pub(super) format: Format,
 }
 
-fn parse_dtype(name: &str) -> std::result::Result<Dtype, String> {
+pub(super) fn parse_dtype(name: &str) -> std::result::Result<Dtype, String> {
     dtype_named(name).ok_or_else(|| "expected f32, f64, f16 or bf16".into())
 }
 

@@ -18,6 +18,7 @@ mod output;
 mod pixels;
 mod progress;
 mod protect;
+mod vectors;
 
 use crate::error::{Class, Error};
 use crate::report::ErrorReport;
@@ -50,6 +51,8 @@ enum Command {
     Logits(logits::LogitsArguments),
     /// Count what the check makes of random expansions and of deliberate mistakes in them
     Mutants(mutants::MutantsArguments),
+    /// Write cases of every operation, with what is right, into the folder OUT
+    Vectors(vectors::VectorsArguments),
 }
 
 /// How a report is written.
@@ -92,6 +95,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
         (Some(Command::Mutants(arguments)), _) => {
             finish(mutants::run(&arguments), Format::Text, &Sink::Stdout)
+        }
+        (Some(Command::Vectors(arguments)), _) => {
+            finish(vectors::run(&arguments), Format::Text, &Sink::Stdout)
         }
         (None, Some(arguments)) => {
             let format = arguments.format;
