@@ -97,6 +97,14 @@ impl Error {
         self
     }
 
+    /// The problem and what to do about it, in one line, for another error's help.
+    pub(crate) fn advice(&self) -> String {
+        match &self.0.help {
+            Some(help) => format!("{}: {help}", self.0.problem),
+            None => self.0.problem.clone(),
+        }
+    }
+
     /// The kind of error.
     pub fn class(&self) -> Class {
         self.0.class

@@ -180,18 +180,66 @@ impl<'a> Accused<'a> {
                     .unwrap_or(q_near),
                 _ => q_near,
             };
-            let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query);
-            let cause = match (swapped, unturned) {
-                (true, _) => Some("query and key are swapped"),
-                (_, true) => Some("channels stay in place, where they turn at other frequencies"),
-                _ => None,
+            let found = blame_rows((&s.query, &t.query), query, query_of(expected), at_query)?;
+            let order = || {
+                let weights = queries.0.weight.clone().times(s.scale);
+                let mine = queries.1.weight.clone().times(t.scale);
+                let heads = (expected * s.head_dim, at_query);
+                in_another_order((&weights, &mine), heads, &channels, (s.head_dim, t.head_dim))
             };
-            let cause = cause.map(str::to_string);
-            return found.map(|blame| Blame { cause: cause.or(blame.cause), ..blame });
+            let cause = match (swapped, unturned) {
+                (true, _) => Some("query and key are swapped".to_string()),
+                (_, true) => Some(UNTURNED.to_string()),
+                _ => order(),
+            };
+            return Some(Blame { cause: cause.or(found.cause), ..found });
         }
-        let expected = key_of(q_near / group.0);
-        blame_rows((&s.key, &t.key), key, expected, at_key)
+        let wanted = q_near / group.0;
+        let found = blame_rows((&s.key, &t.key), key, key_of(wanted), at_key)?;
+        let heads = (wanted * s.head_dim, at_key);
+        let weights = (&keys.0.weight, &keys.1.weight);
+        let order = in_another_order(weights, heads, &channels, (s.head_dim, t.head_dim));
+        Some(Blame { cause: order.or(found.cause), ..found })
     }
+}
+
+const UNTURNED: &str = "channels stay in place, where they turn at other frequencies";
+
+/// Says so if the weights of a head's rows, the first of which is `firsts.1`, are all rows of the
+/// source, but not those of the head that begins at `firsts.0`. `channels`: which channels of the
+/// two heads, of `sizes`, correspond.
+fn in_another_order(
+    (source, expanded): (&Bounded, &Bounded),
+    firsts: (usize, usize),
+    channels: &[(usize, usize)],
+    sizes: (usize, usize),
+) -> Option<String> {
+    let place = |(s, t): &(usize, usize)| -> Option<(usize, usize, usize)> {
+        let (wanted, row) = (firsts.0 + s, firsts.1 + t);
+        let mine = expanded.row(row);
+        let same = |of: &usize| mine.equals(&source.row(*of), Ratio::ONE, UNITS);
+        // In its place, or in the same place of another head, or anywhere.
+        let heads = (s % sizes.0..source.rows()).step_by(sizes.0);
+        let of = std::iter::once(wanted).chain(heads).chain(0..source.rows()).find(same)?;
+        Some((row, wanted, of))
+    };
+    let rows: Vec<(usize, usize, usize)> = channels.iter().map(place).collect::<Option<_>>()?;
+    let (row, wanted, of) = *rows.iter().find(|(_, wanted, of)| wanted != of)?;
+    let head = |row: usize| row / sizes.0;
+    let shift = |(_, wanted, of): &(usize, usize, usize)| *of as isize - *wanted as isize;
+    Some(match rows.iter().all(|other| shift(other) == shift(&rows[0])) {
+        true => format!(
+            "the rows of head {} are those of the source's head {}, where those of {} belong: \
+             heads are in another order",
+            firsts.1 / sizes.1,
+            head(of),
+            head(wanted)
+        ),
+        false => format!(
+            "row {row} is the source's row {of}, where its row {wanted} belongs: rows of the heads \
+             are in another order"
+        ),
+    })
 }
 
 /// Which logit channels of a head correspond, source and expanded: those at one place; with rotary

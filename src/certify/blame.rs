@@ -5,8 +5,8 @@
 
 use super::agreement::Agreement;
 use super::attention_blame::value_bias_fault;
-use super::bounded::{Ratio, UNITS};
-use super::channels::{Equations, Keys, Writes};
+use super::bounded::{Bounded, Ratio, UNITS};
+use super::channels::{Equations, Keys, Writes, compare};
 use super::cluster::Member;
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault, uneven_norm};
 use super::reader::Reader;
@@ -29,6 +29,9 @@ pub(super) type Verdict<'a> = (&'static str, Blame<'a>);
 const READS: &str = "what a sublayer reads must be copies of what the source reads";
 const FAN_OUT: &str = "the fan-outs of copies must sum to the source's fan-out";
 const BIAS: &str = "the bias must map like the stream";
+const SUMMED_BIAS: &str =
+    "the bias, with what the value bias adds, must map like the stream (the numbers are sums)";
+const SPLIT: &str = "the bias is split like a weight, but every copy needs all of it";
 pub(super) const NOTHING: &str = "an inserted sublayer must write nothing";
 
 impl<'a> Accused<'a> {
@@ -168,19 +171,17 @@ impl<'a> Accused<'a> {
 
     fn bias_fault(&self, residual: &Residual) -> Result<Verdict<'a>> {
         let (s_out, t_out) = (writer(self.ops.0), writer(self.ops.1));
-        let blame = |t: &'a Linear, s: &'a Linear, cause| {
-            let at = (residual.worst.0, 0);
-            let tensor = t.bias.as_ref().unwrap_or(&t.weight);
-            let source_tensor = s.bias.as_ref().unwrap_or(&s.weight);
+        let tensor = t_out.bias.as_ref().unwrap_or(&t_out.weight);
+        let source_tensor = s_out.bias.as_ref().unwrap_or(&s_out.weight);
+        let blame = |residual: &Residual| {
+            let (at, cause) = ((residual.worst.0, 0), self.cause_of_bias(residual));
             Blame { tensor, source_tensor, at, residual: residual.clone(), cause }
         };
-        let cause = if residual.got == 0.0 {
-            Some(NOT_EXPANDED.to_string())
-        } else {
-            constant_ratio(residual, &[])
-        };
         let own = self.writer_bias_residual(s_out, t_out)?;
-        if let ((Op::Attention(s), Op::Attention(t)), true) = (self.ops, own.holds()) {
+        let (Op::Attention(s), Op::Attention(t)) = self.ops else {
+            return Ok((BIAS, blame(residual)));
+        };
+        if own.holds() {
             // The output bias is as it should be: what the value bias adds differs.
             if let Some(blame) = norm_fault(self.readers, 1.0)? {
                 return Ok((BIAS, blame));
@@ -188,15 +189,41 @@ impl<'a> Accused<'a> {
             if let Some(found) = value_bias_fault(self.readers, (&s.value, &t.value))? {
                 return Ok((BIAS, found));
             }
+        } else if self.added_by_values_holds(s_out, t_out)? {
+            return Ok((BIAS, blame(&own)));
         }
-        Ok((BIAS, blame(t_out, s_out, cause)))
+        Ok((SUMMED_BIAS, blame(residual)))
+    }
+
+    fn cause_of_bias(&self, residual: &Residual) -> Option<String> {
+        if residual.got == 0.0 {
+            return Some(NOT_EXPANDED.to_string());
+        }
+        let split = match self.case.map.even_copies() {
+            Some(copies @ 2..) => vec![(1.0 / copies as f64, SPLIT)],
+            _ => Vec::new(),
+        };
+        constant_ratio(residual, &split)
+    }
+
+    /// Whether what the value bias adds to the output bias is as it should be.
+    fn added_by_values_holds(&self, s: &Linear, t: &Linear) -> Result<bool> {
+        if self.readers.1.scale.is_some() {
+            return Ok(false);
+        }
+        let added = |reader: &Reader, writes: &Writes, linear: &Linear| -> Result<Bounded> {
+            Ok(writes.bias.clone().plus(&reader.side.bias(linear)?.times(-1.0)))
+        };
+        let lhs = added(self.readers.1, self.writes.1, t)?;
+        let rhs = self.case.map.image(&added(self.readers.0, self.writes.0, s)?);
+        Ok(compare(lhs, rhs, self.case.modulo_one, 0.0).0.holds())
     }
 
     /// The output biases alone, without what the value bias adds.
     fn writer_bias_residual(&self, s: &Linear, t: &Linear) -> Result<Residual> {
         let Some((map, _)) = self.readers.1.through else { return Ok(Residual::new(0.0)) };
-        let lhs = self.readers.1.side.bias(t)?;
-        Ok(Residual::of(&lhs, &map.image(&self.readers.0.side.bias(s)?), 0.0))
+        let (lhs, rhs) = (self.readers.1.side.bias(t)?, self.readers.0.side.bias(s)?);
+        Ok(compare(lhs, map.image(&rhs), self.case.modulo_one, 0.0).0)
     }
 }
 
@@ -211,9 +238,10 @@ fn fan_out_fault<'a>(ops: (&'a Op, &'a Op), equations: &Equations) -> Blame<'a> 
     let channels: Vec<usize> = of_group.map(|(c, _)| c).collect();
     let residual = equations.fan_out.clone();
     let cause = constant_ratio(&residual, &[]).or_else(|| {
-        let ratio = residual.got / residual.expected;
-        (channels.len() > 1)
-            .then(|| format!("the {} copies sum to {ratio:.6} times the source's", channels.len()))
+        let wrong = &equations.wrong_fan_out;
+        let explained = channels.len() > 1 && constant_ratio(wrong, &[]).is_some();
+        let words = |factor| format!("the {} copies sum to {factor:.6} times", channels.len());
+        explained.then(|| words(wrong.factor()) + " the source's, as do all that are wrong")
     });
     let at = (row, channels.first().copied().unwrap_or(0));
     let (source_tensor, tensor): (&Lens, &Lens) = (&writer(ops.0).weight, &writer(ops.1).weight);

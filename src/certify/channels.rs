@@ -245,6 +245,8 @@ pub(super) struct Equations {
     pub fan_out: Residual,
     /// Groups whose column is wrong.
     pub wrong_groups: Vec<usize>,
+    /// The equations of these groups alone.
+    pub wrong_fan_out: Residual,
     pub bias: Residual,
 }
 
@@ -322,23 +324,24 @@ fn equations_of(
     let lhs = sums(expanded, &groups.expanded, map.expanded());
     let rhs = map.image(&sums(source, &groups.source, map.source));
     let shared = shared + map.scale_error + factor_error(&groups);
-    let (fan_out, wrong_groups) = compare(lhs, rhs, modulo_one, shared);
+    let (fan_out, (wrong_groups, wrong_fan_out)) = compare(lhs, rhs, modulo_one, shared);
     let (lhs, rhs) = (bias(expanded, map.expanded()), map.image(&bias(source, map.source)));
     let (bias, _) = compare(lhs, rhs, modulo_one, shared);
-    Equations { groups, agreement, fan_out, wrong_groups, bias }
+    Equations { groups, agreement, fan_out, wrong_groups, wrong_fan_out, bias }
 }
 
-/// Compares two matrices; says which columns are wrong. `modulo_one`: up to a constant over the
-/// rows of each column.
+/// Compares two matrices; says which columns are wrong, and how these compare. `modulo_one`: up to
+/// a constant over the rows of each column.
 pub(super) fn compare(
     lhs: Bounded,
     rhs: Bounded,
     modulo_one: bool,
     shared: f64,
-) -> (Residual, Vec<usize>) {
+) -> (Residual, (Vec<usize>, Residual)) {
     let plain = Residual::of(&lhs, &rhs, shared);
+    let none = (Vec::new(), Residual::new(shared));
     if plain.holds() {
-        return (plain, Vec::new());
+        return (plain, none);
     }
     if !modulo_one {
         let wrong = wrong_columns(&lhs, &rhs);
@@ -347,15 +350,15 @@ pub(super) fn compare(
     let (lhs, rhs) = (lhs.centre_columns(), rhs.centre_columns());
     let centred = Residual::of(&lhs, &rhs, shared);
     if centred.holds() {
-        return (centred, Vec::new());
+        return (centred, none);
     }
     let wrong = wrong_columns(&lhs, &rhs);
     (if centred.wrong < plain.wrong { centred } else { plain }, wrong)
 }
 
-fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> Vec<usize> {
+fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> (Vec<usize>, Residual) {
     let limit = UNITS.powi(2);
-    (0..lhs.cols())
+    let columns: Vec<usize> = (0..lhs.cols())
         .filter(|c| {
             (0..lhs.rows()).any(|r| {
                 let delta = lhs.value[[r, *c]] - rhs.value[[r, *c]];
@@ -363,5 +366,10 @@ fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> Vec<usize> {
                 delta.is_nan() || delta * delta > limit * variance
             })
         })
-        .collect()
+        .collect();
+    let mut residual = Residual::new(0.0);
+    for column in &columns {
+        residual.add(&lhs.columns(*column, 1), &rhs.columns(*column, 1), 0);
+    }
+    (columns, residual)
 }

@@ -101,7 +101,8 @@ fn without_offset((source, expanded): (&Reader, &Reader), map: &Map, factor: f64
 }
 
 /// Compares `factor · expanded` with the copies of a source vector; means and zeros: only a bias
-/// must be zero there, and only in a LayerNorm, whose mean channels normalise to zero.
+/// must be zero there, and only in a LayerNorm, whose mean channels normalise to zero. A weight
+/// there multiplies zero: it is free, and does not count.
 fn vector_fault<'a>(
     (source, expanded): (&Reader<'a>, &Reader<'a>),
     map: &Map,
@@ -119,14 +120,13 @@ fn vector_fault<'a>(
         Some(norm) if is_weight => reader.side.gamma(norm, lens.rows()),
         _ => reader.side.read(lens),
     };
-    let mut lhs = read(expanded, t)?.times(factor);
+    let (lhs, rhs) = (read(expanded, t)?.times(factor), unsigned.image(&read(source, s)?));
+    let mut residual = Residual::new(expanded.side.unit(t));
     for (i, entry) in unsigned.entries.iter().enumerate() {
-        if *entry == Entry::Zero && is_weight {
-            (lhs.value[[i, 0]], lhs.variance[[i, 0]]) = (0.0, 0.0);
+        if *entry != Entry::Zero || !is_weight {
+            residual.add(&lhs.slice(i, 1), &rhs.slice(i, 1), i);
         }
     }
-    let shared = expanded.side.unit(t);
-    let residual = Residual::of(&lhs, &unsigned.image(&read(source, s)?), shared);
     if residual.holds() {
         return Ok(None);
     }

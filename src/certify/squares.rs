@@ -24,6 +24,8 @@ pub(super) struct Residual {
     pub units: f64,
     /// Entries beyond [`UNITS`].
     pub wrong: usize,
+    /// Rows with such entries, of those that were added as rows.
+    pub wrong_rows: usize,
     /// Entries compared.
     pub entries: usize,
     /// Whether every residual is exactly zero.
@@ -57,6 +59,7 @@ impl Residual {
             got: 0.0,
             units: 0.0,
             wrong: 0,
+            wrong_rows: 0,
             entries: 0,
             exact: true,
             units_squared: 0.0,
@@ -86,10 +89,12 @@ impl Residual {
         assert_eq!(lhs.value.dim(), rhs.value.dim(), "both sides have one shape");
         for row in 0..lhs.rows() {
             let (l, r) = (lhs.row(row), rhs.row(row));
+            let before = self.wrong;
             for col in 0..l.value.len() {
                 let variance = l.variance[col] + r.variance[col];
                 self.add_entry((first + row, col), l.value[col], r.value[col], variance);
             }
+            self.wrong_rows += usize::from(self.wrong > before);
         }
     }
 
@@ -158,6 +163,7 @@ impl Residual {
             (self.expected, self.got) = (other.expected, other.got);
         }
         self.wrong += other.wrong;
+        self.wrong_rows += other.wrong_rows;
         self.entries += other.entries;
         self.exact &= other.exact;
         self.units_squared += other.units_squared;

@@ -81,7 +81,9 @@ impl Stream<'_> {
             let known = if in_code == 1.0 { &[][..] } else { &known };
             let cause = match part.kept {
                 true => None,
-                false => constant_ratio(&residual, known).or(self.cause(&residual, channel)),
+                false => constant_ratio(&residual, known)
+                    .or_else(|| only_row(part, &residual))
+                    .or_else(|| self.cause(&residual, channel)),
             };
             let rule = match part.kept {
                 true => "a table in front of a projection must be the source's",
@@ -391,6 +393,22 @@ pub(super) fn written_map(
         );
     }
     Ok(Some(written))
+}
+
+/// Says so if one row of several is wrong.
+fn only_row(part: &Part, residual: &Residual) -> Option<String> {
+    if residual.wrong_rows != 1 || part.rows() - part.first() < 2 {
+        return None;
+    }
+    let row = residual.worst.0;
+    let what = match part.index? {
+        TableIndex::Token => format!("token {row}"),
+        TableIndex::Position(positions) => {
+            format!("position {}", row.checked_sub(positions.offset)?)
+        }
+        TableIndex::TokenType => format!("token type {row}"),
+    };
+    Some(format!("only the row of {what} is wrong"))
 }
 
 fn book(

@@ -11,6 +11,7 @@
 //! can make them that, as behind a norm without a weight (OLMo's), or where the stream itself is
 //! returned and ε cannot change, the width can only be a multiple.
 
+mod advice;
 mod attention;
 mod branch;
 mod convolutional;
@@ -121,13 +122,41 @@ pub fn expand(source: &Checkpoint, model: &Model, options: &Options) -> Result<C
 }
 
 fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Result<Checkpoint> {
-    let family = model.family;
     plan::check_every_tensor_is_known(source, model)?;
+    let Planned { config, model, jobs } = planned(source, model, options)?;
+    let tensors = write::tensors(source, &model, &jobs, options)?;
+    Ok(Checkpoint::in_memory(name(source), config, tensors))
+}
+
+fn name(source: &Checkpoint) -> String {
+    format!("expansion of {}", source.path().display())
+}
+
+/// The widest stream for which an expansion is planned only to see whether it can be.
+const WIDEST_TRIED: usize = 1 << 20;
+
+/// An expansion but for its numbers.
+struct Planned {
+    config: Config,
+    model: Model,
+    jobs: Vec<plan::Job>,
+}
+
+/// Plans an expansion: works out its sizes and what makes each of its tensors.
+fn planned(source: &Checkpoint, model: &Model, options: &Options) -> Result<Planned> {
+    let family = model.family;
     let stored = |name: &str| source.tensors().get(name).and_then(|tensor| tensor.dtype);
     let dtype = |name: &str| options.dtype.or_else(|| stored(name));
     let catalog = Catalog::new(|name| source.has(name), dtype, source.tensors().keys());
     let context = sizes::Context { family, config: source.config(), catalog: &catalog };
-    let wanted = sizes::resolve(&context, model, options)?;
+    let refusal = |target: &Target| {
+        if target.hidden.is_some_and(|hidden| hidden > WIDEST_TRIED) {
+            return Some("nothing so wide is tried out for advice".to_string());
+        }
+        let options = Options { target: target.clone(), ..options.clone() };
+        planned(source, model, &options).err().map(|error| error.advice())
+    };
+    let wanted = sizes::resolve(&context, model, options, &refusal)?;
     let stream = stream::Stream::of(model, wanted.hidden);
     let places = options.insert_after.as_deref();
     let slots = plan::Slots {
@@ -145,8 +174,7 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     };
     let origins: Vec<usize> = slots.layers.iter().map(|slot| slot.source).collect();
 
-    let name = format!("expansion of {}", source.path().display());
-    let mut config = Config::new(&name, source.config().json().clone());
+    let mut config = Config::new(&name(source), source.config().json().clone());
     let sizes = crate::model::Sizes {
         norm_eps: model.sizes.norm_eps.map(|eps| eps * stream.eps_factor),
         ..wanted
@@ -164,6 +192,5 @@ fn expand_described(source: &Checkpoint, model: &Model, options: &Options) -> Re
     sizes::check_count(&expanded)?;
     same::check(model, &expanded, &slots)?;
     let jobs = plan::jobs((model, &expanded), source, &stream, &slots, options)?;
-    let tensors = write::tensors(source, &expanded, &jobs, options)?;
-    Ok(Checkpoint::in_memory(name, config, tensors))
+    Ok(Planned { config, model: expanded, jobs })
 }

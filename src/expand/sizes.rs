@@ -1,6 +1,7 @@
 //! The sizes of the expanded model: what follows from what was asked for, and which sizes can be
 //! lossless.
 
+use super::advice::{EPS_LIMITED, Refusal};
 use super::rules::{copy_heads, rotary_channels};
 use super::stream::{is_post_norm, only_multiples};
 use super::{Options, Target};
@@ -22,11 +23,11 @@ pub(super) struct Context<'a> {
 }
 
 /// What decides which sizes are possible.
-struct Limits<'a> {
-    family: &'a Family,
-    source: &'a Sizes,
+pub(super) struct Limits<'a> {
+    pub family: &'a Family,
+    pub source: &'a Sizes,
     /// Why hidden must be a multiple; `None` where it need not be.
-    only_multiples: Option<&'static str>,
+    pub only_multiples: Option<&'static str>,
     /// Widths of tables with a projection to the stream.
     projected: Vec<usize>,
     /// Norms of the stream itself, unless what is only eps-limited is allowed: layers stay.
@@ -87,8 +88,14 @@ fn first_attention(model: &Model) -> Option<&Attention> {
 /// The sizes that `options` ask for, with the source's ε.
 ///
 /// # Errors
-/// Refuses sizes that cannot be lossless and names the nearest that can.
-pub(super) fn resolve(context: &Context, model: &Model, options: &Options) -> Result<Sizes> {
+/// Refuses sizes that cannot be lossless and names the nearest that can and of which `refusal` has
+/// nothing to say.
+pub(super) fn resolve(
+    context: &Context,
+    model: &Model,
+    options: &Options,
+    refusal: Refusal,
+) -> Result<Sizes> {
     let target = &options.target;
     let (source, attention) = (&model.sizes, first_attention(model));
     let limits = Limits {
@@ -114,7 +121,7 @@ pub(super) fn resolve(context: &Context, model: &Model, options: &Options) -> Re
     match limits.problem(&sizes, target) {
         None => Ok(sizes),
         Some((field, problem)) => {
-            let mut help = limits.advice(target);
+            let mut help = limits.advice(target, refusal);
             if limits.post_norm && field == context.family.fields.layers {
                 help += EPS_LIMITED;
             }
@@ -125,7 +132,7 @@ pub(super) fn resolve(context: &Context, model: &Model, options: &Options) -> Re
 
 impl Limits<'_> {
     /// Fills in what was not asked for.
-    fn follow(&self, target: &Target) -> Sizes {
+    pub fn follow(&self, target: &Target) -> Sizes {
         let source = self.source;
         let hidden = target.hidden.unwrap_or(source.hidden);
         let heads = target.heads.unwrap_or(source.heads);
@@ -163,7 +170,7 @@ impl Limits<'_> {
 
     /// Whether what `target` asks for is possible: whether there is no [`Limits::problem`]. That of
     /// rotary positions, for which a model is described, is looked for last.
-    fn works(&self, target: &Target) -> bool {
+    pub fn works(&self, target: &Target) -> bool {
         let sizes = self.follow(target);
         self.out_of_range(&sizes, target).is_none()
             && self.stream_problem(&sizes).is_none()
@@ -174,6 +181,14 @@ impl Limits<'_> {
     }
 
     fn out_of_range(&self, sizes: &Sizes, target: &Target) -> Option<(&'static str, String)> {
+        self.all_out_of_range(sizes, target).next()
+    }
+
+    fn all_out_of_range(
+        &self,
+        sizes: &Sizes,
+        target: &Target,
+    ) -> impl Iterator<Item = (&'static str, String)> {
         let (fields, source) = (&self.family.fields, self.source);
         let head_dim = fields.head_dim.unwrap_or("head_dim");
         let all = [
@@ -184,10 +199,11 @@ impl Limits<'_> {
             (fields.kv_heads.unwrap_or("kv_heads"), sizes.kv_heads, source.kv_heads),
             (head_dim, target.head_dim.unwrap_or(source.head_dim), source.head_dim),
         ];
-        all.into_iter().find_map(|(field, got, least)| {
+        let layers = fields.layers;
+        all.into_iter().filter_map(move |(field, got, least)| {
             let problem = match got {
                 _ if got < least => format!("{got} is smaller than the source's {least}"),
-                _ if got > LARGEST || field == fields.layers && got > MOST_LAYERS => {
+                _ if got > LARGEST || field == layers && got > MOST_LAYERS => {
                     format!("{got} is more than any model has")
                 }
                 _ => return None,
@@ -311,101 +327,29 @@ impl Limits<'_> {
         Some((EXPERTS, problem))
     }
 
-    /// The nearest width below and above that works with other heads, with the nearest of those.
-    fn width_and_heads(&self, target: &Target) -> Vec<String> {
-        let fields = &self.family.fields;
-        let wanted = self.follow(target);
-        let with_heads = |hidden: usize| {
-            let working = |heads: &usize| {
-                self.works(&Target { hidden: Some(hidden), heads: Some(*heads), ..target.clone() })
-            };
-            let heads = around(wanted.heads).filter(|heads| *heads <= hidden).find(working)?;
-            Some((hidden, heads))
-        };
-        // Widths that the stream forbids whatever the heads need no search among heads.
-        let possible = |hidden: &usize| {
-            let sizes = Sizes { hidden: *hidden, ..wanted.clone() };
-            *hidden >= self.source.hidden && self.stream_problem(&sizes).is_none()
-        };
-        let near = |widths: &mut dyn Iterator<Item = usize>| {
-            widths.take(REACH).filter(possible).take(WIDTHS_TRIED).find_map(with_heads)
-        };
-        let below = near(&mut (1..wanted.hidden.min(LARGEST + 1)).rev());
-        let above = near(&mut (wanted.hidden.min(LARGEST) + 1..=LARGEST));
-        let pairs = below.into_iter().chain(above).filter(|(_, heads)| *heads != wanted.heads);
-        let words =
-            |(width, heads)| format!("{} = {width} with {} = {heads}", fields.hidden, fields.heads);
-        pairs.map(words).collect()
+    /// Whether some heads may suit this width.
+    pub fn width_is_possible(&self, hidden: usize, wanted: &Sizes) -> bool {
+        let sizes = Sizes { hidden, ..wanted.clone() };
+        hidden >= self.source.hidden && self.stream_problem(&sizes).is_none()
     }
 
-    /// The nearest sizes that work, changing one field of `target` at a time; else width and
-    /// heads.
-    fn advice(&self, target: &Target) -> String {
-        let (fields, sizes) = (&self.family.fields, self.follow(target));
-        type Set = fn(&mut Target, Option<usize>);
-        let experts = sizes.experts.map_or(0, |count| count.all);
-        let knobs: [(Option<&str>, usize, Set); 7] = [
-            (Some(fields.hidden), sizes.hidden, |t, n| t.hidden = n),
-            (Some(fields.heads), sizes.heads, |t, n| t.heads = n),
-            (fields.kv_heads, sizes.kv_heads, |t, n| t.kv_heads = n),
-            (fields.head_dim, sizes.head_dim, |t, n| t.head_dim = n),
-            (Some(fields.intermediate), sizes.intermediate, |t, n| t.intermediate = n),
-            (Some(fields.layers), sizes.layers, |t, n| t.layers = n),
-            (sizes.experts.map(|_| EXPERTS), experts, |t, n| t.experts = n),
+    /// How many conditions `target` breaks. One size out of range counts for more than all others,
+    /// which suppose that there is none.
+    pub fn problems(&self, target: &Target) -> usize {
+        let sizes = self.follow(target);
+        let out = self.all_out_of_range(&sizes, target).count();
+        if out > 0 {
+            return 8 + out;
+        }
+        let broken = [
+            self.stream_problem(&sizes),
+            self.head_problem(&sizes),
+            self.group_problem(&sizes),
+            self.expert_problem(target),
+            self.rotary_problem(&sizes),
         ];
-        let mut choices = Vec::new();
-        for (index, (field, now, set)) in knobs.into_iter().enumerate() {
-            let Some(field) = field else { continue };
-            let with = |size: Option<usize>| {
-                let mut changed = target.clone();
-                set(&mut changed, size);
-                changed
-            };
-            // What fails with the source's own size, which suits itself, fails with any; and so
-            // with those of the sizes that must suit each other.
-            let kept = target.clone();
-            let own = match (index, fields.head_dim) {
-                (0..=3, None) => {
-                    Target { hidden: None, heads: None, kv_heads: None, head_dim: None, ..kept }
-                }
-                (1 | 2, Some(_)) => Target { heads: None, kv_heads: None, ..kept },
-                _ => with(None),
-            };
-            if !self.works(&own) {
-                continue;
-            }
-            let works = |size: &usize| self.works(&with(Some(*size)));
-            let largest = if field == fields.layers { MOST_LAYERS } else { LARGEST };
-            let below = (1..now.min(largest + 1)).rev().take(REACH).find(works);
-            let above = (now.min(largest) + 1..=largest).take(REACH).find(works);
-            let found: Vec<String> =
-                below.into_iter().chain(above).map(|n| n.to_string()).collect();
-            if !found.is_empty() {
-                choices.push(format!("{field} = {}", found.join(" or ")));
-            }
-        }
-        let wrong_width =
-            self.only_multiples.is_some() && !sizes.hidden.is_multiple_of(self.source.hidden);
-        if choices.is_empty() || wrong_width {
-            choices.extend(self.width_and_heads(target));
-        }
-        if choices.is_empty() {
-            let source = self.source;
-            return format!(
-                "no change of one or two sizes helps; start from the source's: {} hidden, {} \
-                 heads, {} neurons, {} layers",
-                source.hidden, source.heads, source.intermediate, source.layers
-            );
-        }
-        format!("the nearest that work, the rest unchanged: {}", choices.join("; "))
+        broken.into_iter().flatten().count()
     }
-}
-
-/// `size` and its neighbours, nearest first, at most [`REACH`] away.
-fn around(size: usize) -> impl Iterator<Item = usize> {
-    let size = size.min(LARGEST);
-    let both = (1..=REACH).flat_map(move |step| [size.checked_sub(step), size.checked_add(step)]);
-    std::iter::once(size).chain(both.flatten())
 }
 
 /// Refuses models that no memory holds.
@@ -422,22 +366,13 @@ pub(super) fn check_count(expanded: &Model) -> Result<()> {
     Err(Error::refused(problem).help("ask for smaller sizes"))
 }
 
-/// What else can be done where new layers are refused.
-const EPS_LIMITED: &str = "; or, if outputs may differ by a trifle, allow what is only eps-limited \
-                           (`--allow eps-limited`): at variance v, a norm with new layers behind \
-                           it then writes about sqrt((v + ε)/v) - 1 of it too much";
-
 /// No size of a model is larger.
-const LARGEST: usize = 1 << 24;
+pub(super) const LARGEST: usize = 1 << 24;
 /// No model has more layers; the readers of configurations agree.
-const MOST_LAYERS: usize = 1 << 12;
+pub(super) const MOST_LAYERS: usize = 1 << 12;
 /// No model has more experts in a layer.
 const MOST_EXPERTS: usize = 1 << 12;
 /// What the number of experts is called in messages.
 const EXPERTS: &str = "num_local_experts";
 /// No expansion has more numbers.
 const LARGEST_COUNT: usize = 1 << 36;
-/// How many widths are tried with all heads.
-const WIDTHS_TRIED: usize = 16;
-/// How far from the size asked for another one is looked for.
-const REACH: usize = 1 << 14;

@@ -123,10 +123,8 @@ fn otherwise(report: &Report, lines: &mut Lines) {
         lines.plain(format!("Behind it {many}:"));
         for failure in behind.iter().take(LISTED) {
             let Failure { rule, tensor, place, .. } = failure;
-            lines.plain(format!(
-                "  {place}: {rule}: `{tensor}`, {} units of rounding",
-                figure(failure.units)
-            ));
+            let units = units(failure).map_or(String::new(), |units| format!(", {units}"));
+            lines.plain(format!("  {place}: {rule}: `{tensor}`{units}"));
         }
         more(behind.len(), lines);
     }
@@ -188,19 +186,25 @@ fn failure(failure: &Failure, lines: &mut Lines) {
     lines.add("at", format!("{place}{index}{held}"));
     lines.add("expected", full(failure.expected));
     lines.add("got", full(failure.got));
-    lines.add(
-        "off by",
-        format!(
-            "{}: {} units of rounding; {} of {} wrong",
-            figure(failure.got - failure.expected),
-            figure(failure.units),
-            count(failure.wrong as u64),
-            plural(failure.entries as u64, "entry", "entries"),
-        ),
-    );
+    if let Some(units) = units(failure) {
+        lines.add(
+            "off by",
+            format!(
+                "{}: {units}; {} of {} wrong",
+                figure(failure.got - failure.expected),
+                count(failure.wrong as u64),
+                plural(failure.entries as u64, "entry", "entries"),
+            ),
+        );
+    }
     if let Some(cause) = &failure.cause {
         lines.add("likely", cause);
     }
+}
+
+/// By how much a failure exceeds rounding; `None` for a setting that has none.
+fn units(failure: &Failure) -> Option<String> {
+    (failure.units != f64::MAX).then(|| format!("{} units of rounding", figure(failure.units)))
 }
 
 fn evidence(report: &Report, lines: &mut Lines) {

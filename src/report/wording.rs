@@ -16,10 +16,12 @@ pub(super) fn figure(number: f64) -> String {
     format!("{number:.digits$}")
 }
 
-/// A number in full, as it reads back.
+/// A number in full, as it reads back; [`f64::MAX`] stands for no limit.
 pub(super) fn full(number: f64) -> String {
     let size = number.abs();
-    if size != 0.0 && !(1e-5..1e9).contains(&size) {
+    if size == f64::MAX {
+        "none".to_string()
+    } else if size != 0.0 && !(1e-5..1e9).contains(&size) {
         format!("{number:e}")
     } else {
         number.to_string()
