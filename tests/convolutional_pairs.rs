@@ -127,8 +127,11 @@ fn an_expansion_is_equal_to_itself_and_to_its_own_expansions() {
     }
 }
 
+/// What becomes of a tensor's number at a place.
+type Edit<'a> = &'a dyn Fn(usize, f64) -> f64;
+
 /// The checkpoint with the numbers of some tensors changed.
-fn edited(checkpoint: &Checkpoint, edits: &[(String, &dyn Fn(usize, f64) -> f64)]) -> Checkpoint {
+fn edited(checkpoint: &Checkpoint, edits: &[(String, Edit)]) -> Checkpoint {
     let mut tensors = checkpoint.tensors().clone();
     for (name, edit) in edits {
         let old = tensors[name].clone();
@@ -183,8 +186,9 @@ fn what_two_equal_channels_of_the_source_are_read_by_is_summed() {
     assert!(found.proves_lossless(), "{found:?}");
     assert!(apart(&source, &right) < 1e-12);
 
-    let twice =
-        |at: usize, value: f64| if at % width == 0 { value + own(at + inner) } else { value };
+    let twice = |at: usize, value: f64| {
+        if at.is_multiple_of(width) { value + own(at + inner) } else { value }
+    };
     let wrong = edited(&source, &[(name.into(), &twice)]);
     assert!(!certificate(&source, &wrong).proves_lossless());
     assert!(apart(&source, &wrong) > 1e-6);

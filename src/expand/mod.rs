@@ -174,7 +174,7 @@ fn planned(source: &Checkpoint, model: &Model, options: &Options) -> Result<Plan
     };
     let origins: Vec<usize> = slots.layers.iter().map(|slot| slot.source).collect();
 
-    let mut config = Config::new(&name(source), source.config().json().clone());
+    let mut config = Config::new(name(source), source.config().json().clone());
     let sizes = crate::model::Sizes {
         norm_eps: model.sizes.norm_eps.map(|eps| eps * stream.eps_factor),
         ..wanted
