@@ -450,7 +450,9 @@ fn a_wrong_eps_alone_is_eps_limited_and_the_report_says_how_much_it_matters() {
     let folder = Folder::new();
     let pair = with_unscaled_eps(&folder);
     let text = stdout(&run(&[SOURCE, &pair]));
-    for part in ["not lossless (eps-limited): ", "`layer_norm_epsilon` = ", "at v = 0"] {
+    for part in
+        ["not lossless (eps-limited): ", "`layer_norm_epsilon` = ", "at v = 0, where a stream"]
+    {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
     let output = run(&[SOURCE, &pair, "--format", "json"]);

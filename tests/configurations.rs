@@ -215,6 +215,8 @@ fn what_is_not_implemented_is_refused_by_its_field() {
         ("gpt-neox-parallel", "rope_theta", json!(500), "differs from `rotary_emb_base`"),
         ("gpt-neox-parallel", "num_attention_heads", json!(5), "do not divide"),
         ("opt-lm", "activation_function", json!("mish"), "activation `mish`"),
+        ("opt-lm", "activation_function", json!("xielu"), "implemented are: gelu"),
+        ("opt-lm", "model_type", json!("mamba"), "camembert, resnet"),
         ("opt-lm", "is_causal", json!(false), "only true is implemented"),
         ("opt-lm", "architectures", json!(["OPTForQuestionAnswering"]), "head of `OPTFor"),
         ("opt-lm", "quantization_config", json!({}), "not implemented"),

@@ -159,3 +159,29 @@ fn a_factor_of_fan_outs_is_told_where_it_explains_all_that_is_wrong() {
     let (failures, _) = caught(&source, &one_entry, name);
     assert_eq!(failures[0].cause, None);
 }
+
+#[test]
+fn weights_that_were_rounded_on_the_way_are_named() {
+    let (source, expanded) = grown("llama-bias", 32);
+    let mut tensors = expanded.tensors().clone();
+    for tensor in tensors.values_mut() {
+        let mut bytes = Vec::new();
+        (0..tensor.len()).for_each(|at| {
+            Dtype::Bf16.put(&mut bytes, Dtype::F64.get(tensor.bytes(), at));
+        });
+        let rounded = (0..tensor.len()).map(|at| Dtype::Bf16.get(&bytes, at));
+        *tensor = Tensor::from_values(Dtype::F64, tensor.shape.clone(), rounded);
+    }
+    let rounded = Checkpoint::in_memory("rounded", expanded.config().clone(), tensors);
+    let (failures, _) = caught(&source, &rounded, "model.embed_tokens.weight");
+    assert_cause(&failures[0], "all its numbers are bfloat16 numbers, stored as float64");
+}
+
+#[test]
+fn a_norm_in_front_of_a_router_is_named_where_it_spoils_all_rows() {
+    let source = load("mixtral-lm");
+    let name = "model.layers.0.post_attention_layernorm.weight";
+    let wrong = edited(&source, name, |values| values[3] += 0.3);
+    let (failures, _) = caught(&source, &wrong, name);
+    assert_eq!((failures[0].index[0], failures[0].wrong), (3, 1));
+}

@@ -26,7 +26,7 @@ pub(super) struct Accused<'a> {
 /// The rule that is broken and who broke it.
 pub(super) type Verdict<'a> = (&'static str, Blame<'a>);
 
-const READS: &str = "what a sublayer reads must be copies of what the source reads";
+pub(super) const READS: &str = "what a sublayer reads must be copies of what the source reads";
 const FAN_OUT: &str = "the fan-outs of copies must sum to the source's fan-out";
 const BIAS: &str = "the bias must map like the stream";
 const SUMMED_BIAS: &str =

@@ -11,11 +11,11 @@
 //! more, or rounding breaks the tie, all must be equal.
 
 use super::agreement::Agreement;
-use super::blame::{Accused, Verdict};
+use super::blame::{Accused, READS, Verdict};
 use super::bounded::{Bounded, Stored};
 use super::channels::{Groups, Keys, Writes, equations};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
-use super::explain::{Blame, constant_ratio, row_fault};
+use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::fields::active;
 use super::floors::Floors;
 use super::map::{Entry, Map};
@@ -112,6 +112,15 @@ impl Mixtures<'_> {
             }
             return Ok(Some(classes));
         };
+        // A norm in front spoils all rows.
+        let strangers = classes.iter().filter(|(few, _)| few.is_empty());
+        let wrong: usize = strangers.map(|(_, many)| many.len()).sum();
+        if wrong * 2 >= rows.1.rows()
+            && let Some(blame) = norm_fault(self.readers, 1.0)?
+        {
+            ledger.fail(told((READS, blame), self.place));
+            return Ok(None);
+        }
         let stranger = classes.iter().find(|(few, _)| few.is_empty());
         let row = stranger.map_or(many, |(_, many)| many).first().copied().unwrap_or(0);
         let of = row % rows.0.rows();

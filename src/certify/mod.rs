@@ -46,6 +46,7 @@ mod ops;
 mod outputs;
 mod pattern;
 mod reader;
+mod rounded;
 mod rows;
 mod side;
 mod spread;
@@ -91,6 +92,12 @@ pub fn certify(
     if let Some(failure) = frequencies::base_fault(source, expanded, &certificate)? {
         // With that base all hold: the others fail because of it.
         certificate.failures = vec![failure];
+    }
+    if let Some(first) = certificate.failures.first_mut()
+        && first.reach != Reach::Epsilon
+        && let Some(cause) = rounded::rounded(source.0, expanded.0, first.relative)
+    {
+        first.cause = Some(cause);
     }
     Ok(certificate)
 }

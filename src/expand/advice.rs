@@ -212,9 +212,9 @@ fn around(size: usize) -> impl Iterator<Item = usize> {
 }
 
 /// What else can be done where new layers are refused.
-pub(super) const EPS_LIMITED: &str = "; or, if outputs may differ by a trifle, allow what is only \
-     eps-limited (`--allow eps-limited`): at variance v, a norm with new layers behind it then writes about \
-     sqrt((v + ε)/v) - 1 of it too much";
+pub(super) const EPS_LIMITED: &str = "; or, if outputs may differ by a trifle, allow what is \
+     only eps-limited (`--allow eps-limited`): at variance v, a norm with new layers behind it \
+     then writes about sqrt((v + ε)/v) - 1 of it too much";
 
 /// How many widths are tried with all heads.
 const WIDTHS_TRIED: usize = 16;

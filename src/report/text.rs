@@ -157,7 +157,8 @@ pub(crate) fn eps_words(limit: &EpsLimit) -> [String; 2] {
             figure(*got)
         ),
         format!(
-            "that is {} at the smallest variance on {}, {}; at most {}, at v = 0",
+            "that is {} at the smallest variance on {}, {}; at most {}, at v = 0, where a stream \
+             has no variance at all",
             figure(*change),
             plural(*inputs as u64, "input", "inputs"),
             figure(*smallest_variance),

@@ -199,7 +199,8 @@ pub fn family_of(config: &Config) -> Result<&'static Family> {
         _ => OTHER_NAMES.iter().find(|(other, _)| *other == name).map_or(name, |(_, own)| own),
     };
     FAMILIES.iter().copied().find(|known| known.name == family).ok_or_else(|| {
-        let others = OTHER_NAMES.iter().map(|(other, _)| *other);
+        let more = ["resnet", "bert with the architecture modBertForMaskedLM"];
+        let others = OTHER_NAMES.iter().map(|(other, _)| *other).chain(more);
         let names: Vec<&str> = FAMILIES.iter().map(|f| f.name).chain(others).collect();
         config
             .unsupported(field, format!("the family `{name}` is not implemented"))
@@ -224,7 +225,8 @@ pub(super) fn activation(config: &Config, field: &str, default: &str) -> Result<
         "tanh" => Activation::Tanh,
         _ => {
             let problem = format!("the activation `{name}` is not implemented");
-            return Err(config.unsupported(field, problem));
+            let help = "implemented are: gelu and its approximations, relu, silu, tanh";
+            return Err(config.unsupported(field, problem).help(help));
         }
     })
 }

@@ -36,7 +36,8 @@ pub(in crate::model) fn rotary(
         "llama3" => Scaling::Llama3(Llama3::read(config, &section)?),
         _ => {
             let problem = format!("rotary scaling of type `{kind}` is not implemented");
-            return Err(config.unsupported(field, problem));
+            let help = "implemented are: default, linear, llama3";
+            return Err(config.unsupported(field, problem).help(help));
         }
     };
     let turned = turned_channels(config, &section, head_dim, defaults.partial)?;
@@ -325,6 +326,7 @@ mod tests {
     fn what_is_not_implemented_or_contradictory_is_refused_by_its_field() {
         for (settings, words) in [
             (json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "`dynamic`"),
+            (json!({ "rope_scaling": { "type": "dynamic" } }), "implemented are: default, linear"),
             (json!({ "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } }), "rope_scaling"),
             (json!({ "rope_parameters": { "rope_type": "longrope" } }), "rope_parameters"),
             (json!({ "rope_parameters": { "full_attention": {} } }), "differ by the type"),
