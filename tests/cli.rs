@@ -481,3 +481,15 @@ fn an_eps_limited_pair_passes_only_where_that_is_allowed() {
     let both = run(&[SOURCE, &pair, "--allow", "eps-limited", "--strict"]);
     assert_eq!(both.status.code(), Some(2));
 }
+
+#[test]
+fn weights_in_a_quantised_format_are_undecided_and_named() {
+    let (mut header, data) = parts(SOURCE);
+    let name = "transformer.h.0.mlp.c_fc.weight";
+    assert_eq!(header[name]["dtype"], "F32");
+    header[name]["dtype"] = json!("I32");
+    let folder = Folder::new();
+    let file = folder.write("model.safetensors", container(&header.to_string(), &data));
+    let output = run(&[&file, &file]);
+    assert_error(&output, 3, &[name, "stored as I32", "before it was quantised"]);
+}

@@ -204,9 +204,12 @@ impl Lens {
         };
         if tensor.dtype.is_none() {
             let stored = tensor.format_name();
-            return fail(format!(
+            return Err(Error::unsupported(format!(
                 "it is stored as {stored}; weights must be F64, F32, F16 or BF16"
-            ));
+            ))
+            .at(checkpoint.path())
+            .tensor(&self.tensor)
+            .help("check the checkpoint as it was before it was quantised"));
         }
         let expected: Vec<usize> = self.stored.iter().map(|d| d.size).collect();
         if tensor.shape == expected {
