@@ -10,14 +10,18 @@ const LONGEST: usize = 12;
 /// The longest that is made to have all distances that relative positions part.
 const FARTHEST: usize = 40;
 
+/// Tokens past the end of a window.
+const BEYOND: usize = 2;
+
 /// A handful of inputs, each there to show something: a single token; the longest sequence, which
-/// reads the last row of the position table and ends in the last word; token types; padding on the
+/// reads the last row of the position table, is longer than a window, and ends in the last word; token types; padding on the
 /// right and on the left. For an image model two images, one of them of one colour.
 pub fn random(model: &Model, rng: &mut impl Draw) -> Vec<Input> {
     let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
         return images(model, rng);
     };
-    let longest = positions.unwrap_or(LONGEST).min(LONGEST.max(vocabulary));
+    let usual = LONGEST.max(vocabulary).max(window(model).map_or(0, |size| size + BEYOND));
+    let longest = positions.unwrap_or(usual).min(usual).min(FARTHEST);
     let mut words = |count: usize| (0..count).map(|_| rng.below(vocabulary)).collect::<Vec<_>>();
     let single = words(1);
     let mut long = words(longest);
@@ -140,7 +144,7 @@ pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> 
     let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
         return images(model, rng);
     };
-    let longest = positions.unwrap_or_else(|| distances(model));
+    let longest = positions.unwrap_or_else(|| distances(model).max(window(model).unwrap_or(0)));
     let order = rng.permutation(vocabulary);
     let count = vocabulary.div_ceil(longest).max(types).min(limit);
     let sequence = |index: usize| {
@@ -149,6 +153,16 @@ pub fn covering(model: &Model, limit: usize, rng: &mut impl Draw) -> Vec<Input> 
         Input::Tokens { ids, mask: None, types: kinds, positions: None }
     };
     for_both(model, (0..count).map(sequence).collect())
+}
+
+/// The largest window of attention.
+fn window(model: &Model) -> Option<usize> {
+    let branches = model.layers.iter().flatten().flat_map(|sublayer| &sublayer.branches);
+    let windows = branches.filter_map(|branch| match &branch.op {
+        Op::Attention(attention) => attention.window.map(|window| window.size),
+        _ => None,
+    });
+    windows.filter(|size| size + BEYOND <= FARTHEST).max()
 }
 
 /// A length at which two positions have each distance that some pair of positions is judged by.

@@ -36,7 +36,9 @@ pub struct ConvCase {
     /// Number format of the weights, by its name in configurations.
     #[serde(with = "dtype_name")]
     pub dtype: Dtype,
-    /// How weights are drawn; `small_embeddings` are running variances near ε.
+    /// How weights are drawn; `small_embeddings` are running variances near ε. Some channels are
+    /// dead in any style but that of an initialisation; `zeros`, `repeated` and `scales` are as
+    /// `random`.
     pub weights: WeightStyle,
     /// Seed of the weights.
     pub seed: u64,

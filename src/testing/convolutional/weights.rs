@@ -79,6 +79,7 @@ impl Writer<'_> {
             WeightStyle::Tiny => 0.05,
             WeightStyle::SmallEmbeddings => 0.01,
             WeightStyle::DefaultInit => 0.3,
+            WeightStyle::Zeros | WeightStyle::Repeated | WeightStyle::Scales => 1.0,
             WeightStyle::Random => 1.0,
         };
         let size = scale / (lens.cols() as f64).sqrt();

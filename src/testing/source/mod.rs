@@ -36,25 +36,38 @@ pub enum WeightStyle {
     Large,
     /// As `Random` with matrices and embeddings a twentieth as large.
     Tiny,
+    /// As `Random` with rows of zeros in matrices and biases, as pruning leaves them.
+    Zeros,
+    /// As `Random` with rows of matrices and biases that repeat the row in front of them: a source
+    /// that was itself expanded.
+    Repeated,
+    /// As `Random` with each matrix and table times a power of two of its own, from 2⁻⁶ to 2⁶.
+    Scales,
 }
 
 impl WeightStyle {
     /// All of them.
-    pub const ALL: [WeightStyle; 5] = [
+    pub const ALL: [WeightStyle; 8] = [
         WeightStyle::Random,
         WeightStyle::SmallEmbeddings,
         WeightStyle::DefaultInit,
         WeightStyle::Large,
         WeightStyle::Tiny,
+        WeightStyle::Zeros,
+        WeightStyle::Repeated,
+        WeightStyle::Scales,
     ];
 
     /// Mostly `Random`.
     pub(super) fn random(rng: &mut impl Draw) -> WeightStyle {
-        match rng.below(12) {
+        match rng.below(15) {
             0 | 1 => WeightStyle::SmallEmbeddings,
             2 => WeightStyle::DefaultInit,
             3 => WeightStyle::Large,
             4 => WeightStyle::Tiny,
+            12 => WeightStyle::Zeros,
+            13 => WeightStyle::Repeated,
+            14 => WeightStyle::Scales,
             _ => WeightStyle::Random,
         }
     }

@@ -44,6 +44,52 @@ fn draw(style: WeightStyle, role: Role, fan_in: usize, rng: &mut impl Draw) -> f
     }
 }
 
+/// What a style makes of rows as a whole. It follows from the case's seed and the number of the
+/// row, so that the rows of one neuron in several matrices share it.
+struct Rows {
+    style: WeightStyle,
+    seed: u64,
+    factor: f64,
+    /// Rows of a matrix of a linear layer, or of its bias.
+    linear: bool,
+}
+
+/// How a row comes from the numbers that are drawn for it.
+enum RowRule {
+    Times(f64),
+    AsBefore,
+}
+
+/// Of the rows of a style that has any, so many are zero or repeat the row in front of them.
+const SPECIAL: f64 = 0.25;
+
+impl Rows {
+    fn of(case: &SourceCase, role: Role, lens: &Lens) -> Rows {
+        let scaled = matches!(role, Role::Matrix | Role::Embedding);
+        let factor = match case.weights {
+            WeightStyle::Scales if scaled => {
+                let name = lens
+                    .name()
+                    .bytes()
+                    .fold(case.seed, |hash, byte| hash.rotate_left(5) ^ u64::from(byte));
+                2f64.powi(generator(name).between(0, 12) as i32 - 6)
+            }
+            _ => 1.0,
+        };
+        let linear = matches!(role, Role::Matrix | Role::Bias);
+        Rows { style: case.weights, seed: case.seed, factor, linear }
+    }
+
+    fn of_row(&self, row: usize) -> RowRule {
+        let special = || generator(self.seed ^ (row as u64) << 40).chance(SPECIAL);
+        match self.style {
+            WeightStyle::Zeros if self.linear && special() => RowRule::Times(0.0),
+            WeightStyle::Repeated if self.linear && row > 0 && special() => RowRule::AsBefore,
+            _ => RowRule::Times(self.factor),
+        }
+    }
+}
+
 /// A tensor of which parts have been drawn.
 struct Open {
     shape: Vec<usize>,
@@ -72,9 +118,14 @@ pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tens
             continue;
         }
         let part = open.entry(lens.name()).or_insert_with(|| Open::new(lens));
+        let rules = Rows::of(case, role, lens);
         for row in 0..rows {
             for col in 0..cols {
-                part.values[lens.position(row, col)] = draw(case.weights, role, cols, &mut rng);
+                let drawn = draw(case.weights, role, cols, &mut rng);
+                part.values[lens.position(row, col)] = match rules.of_row(row) {
+                    RowRule::Times(factor) => factor * drawn,
+                    RowRule::AsBefore => part.values[lens.position(row - 1, col)],
+                };
             }
         }
         part.missing -= rows * cols;
