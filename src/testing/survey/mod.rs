@@ -17,6 +17,7 @@ mod tally;
 mod transformers;
 
 pub use tally::{Cell, Right, Tally};
+pub use transformers::survey_pair;
 
 use super::convolutional::CONV_MUTANTS;
 use super::random::generator;

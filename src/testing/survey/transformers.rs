@@ -13,7 +13,15 @@ use std::collections::BTreeSet;
 
 /// Judges the pair of this seed, and each change that applies to it.
 pub(super) fn judge(architecture: Architecture, seed: u64) -> Result<Tally> {
-    let models = Models::random(architecture, seed, |_| ())?;
+    survey_pair(&Models::random(architecture, seed, |_| ())?, seed)
+}
+
+/// Judges one pair, and each change that applies to it; which numbers are changed and what both
+/// models read follows from `seed`.
+///
+/// # Errors
+/// As [`survey`](super::survey).
+pub fn survey_pair(models: &Models, seed: u64) -> Result<Tally> {
     let (source, right) =
         ((&models.source, &models.source_model), (&models.expanded, &models.expanded_model));
     let replay = || format!("seed {seed}, {}", models.replay());
