@@ -7,7 +7,7 @@ use lemon_check::checkpoint::Dtype;
 use lemon_check::model::convolutional::describe_convnet;
 use lemon_check::testing::convolutional::networks::{Networks, apart, logits};
 use lemon_check::testing::convolutional::{CONV_MUTANTS, ConvCase, random_images};
-use lemon_check::testing::random::{cases, generator};
+use lemon_check::testing::random::{cases, cases_at_least, generator};
 use lemon_check::testing::{Intent, WeightStyle};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ const VISIBLE: f64 = 1e-10;
 #[test]
 fn every_random_case_is_a_network_and_every_setting_is_reached() {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for seed in 0..300 {
+    for seed in 0..cases_at_least(300) {
         let case = ConvCase::random(&mut generator(seed));
         let text = serde_json::to_string(&case).unwrap();
         assert_eq!(serde_json::from_str::<ConvCase>(&text).unwrap(), case);
@@ -79,7 +79,7 @@ fn right_expansions_are_proven_and_agree() {
 
 #[test]
 fn every_network_equals_itself() {
-    for seed in 0..40 {
+    for seed in 0..cases_at_least(40) {
         let networks = Networks::random(seed, |_| ()).unwrap();
         let (source, net) = (&networks.source, &networks.source_net);
         let found = networks.certificate(source, net);
@@ -98,7 +98,7 @@ struct Count {
 #[test]
 fn no_mistake_is_proven_lossless_and_equivalent_changes_are() {
     let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
-    for seed in 0..60 {
+    for seed in 0..cases_at_least(60) {
         let networks = Networks::random(seed, |source| source.dtype = Dtype::F64).unwrap();
         let images = random_images(&networks.source_net, &mut generator(seed));
         let right = logits(&networks.expanded, &networks.expanded_net, &images);
@@ -137,7 +137,7 @@ fn no_mistake_is_proven_lossless_and_equivalent_changes_are() {
 #[test]
 fn what_reads_a_channel_that_is_zero_in_both_networks_does_not_matter() {
     let mut silenced = 0;
-    for seed in 0..60 {
+    for seed in 0..cases_at_least(60) {
         let networks = Networks::random(seed, |source| {
             (source.dtype, source.weights) = (Dtype::F64, WeightStyle::Random);
         })

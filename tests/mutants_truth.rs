@@ -3,7 +3,7 @@
 use lemon_check::checkpoint::Dtype;
 use lemon_check::model::describe;
 use lemon_check::testing::models::{difference, run};
-use lemon_check::testing::random::generator;
+use lemon_check::testing::random::{cases_at_least, generator};
 use lemon_check::testing::{Architecture, Intent, Models, Mutant, SourceCase, WeightStyle, inputs};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ impl Count {
 /// Below this, relative to the spread of the outputs, two f64 runs agree.
 const AGREE: f64 = 1e-9;
 
-/// Pairs per family that every change is made to.
+/// Pairs per family that every change is made to; `LEMON_CASES` makes it more.
 const PAIRS: u64 = 80;
 /// A mistake that fewer of these pairs allow is looked for in more, until it was made so often.
 const ENOUGH: usize = 10;
@@ -92,7 +92,7 @@ fn survey() -> Counts {
     let mut families: BTreeMap<Mutant, Vec<Architecture>> = BTreeMap::new();
     for architecture in Architecture::ALL {
         let mut of_family = Counts::new();
-        for seed in 0..PAIRS {
+        for seed in 0..cases_at_least(PAIRS) {
             let models = pair(architecture, seed);
             if !models.is_steep() {
                 judge(&models, seed, Mutant::ALL, &mut of_family);
@@ -104,7 +104,8 @@ fn survey() -> Counts {
         }
     }
     for (mutant, families) in families {
-        let more = (PAIRS..MOST_PAIRS).flat_map(|seed| families.iter().map(move |f| (*f, seed)));
+        let more = (cases_at_least(PAIRS)..MOST_PAIRS)
+            .flat_map(|seed| families.iter().map(move |f| (*f, seed)));
         for (architecture, seed) in more {
             if counts[&mutant].applied >= ENOUGH {
                 break;

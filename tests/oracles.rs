@@ -1,14 +1,15 @@
 //! The two oracles against each other: what the certificate proves, the forward pass confirms; what
 //! the forward pass refutes, the certificate does not prove, and it names the tensor.
 //!
-//! `LEMON_CASES` sets the number of random pairs per family (default 100).
+//! `LEMON_CASES` sets the number of random pairs per family (default 100; fewer for mistakes, which are
+//! many for each pair).
 
 use lemon_check::certify::{Certificate, certify};
 use lemon_check::checkpoint::{Checkpoint, Dtype};
 use lemon_check::forward::{Input, storage_noise};
 use lemon_check::model::{Model, describe};
 use lemon_check::testing::models::{difference, run};
-use lemon_check::testing::random::{Draw, cases, generator};
+use lemon_check::testing::random::{Draw, cases, cases_at_least, generator};
 use lemon_check::testing::{Architecture, Editor, Intent, Models, Mutant, inputs};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -110,7 +111,7 @@ right! {
 #[test]
 fn every_model_equals_itself() {
     for architecture in Architecture::ALL {
-        for seed in 0..40 {
+        for seed in 0..cases_at_least(40) {
             let models = Models::random(architecture, seed, |_| ()).unwrap();
             for (checkpoint, model) in
                 [(&models.source, &models.source_model), (&models.expanded, &models.expanded_model)]
@@ -193,7 +194,7 @@ const PLAIN: [Architecture; 5] = [
 fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
     let mut counts = BTreeMap::new();
     for architecture in PLAIN {
-        judge_mutants(architecture, 60, &[Intent::Mistake], &mut counts);
+        judge_mutants(architecture, cases_at_least(60), &[Intent::Mistake], &mut counts);
     }
     for (mutant, count) in &counts {
         println!("{:32} {count:?}", mutant.name());
@@ -230,7 +231,7 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
 fn no_mistake_in_any_other_family_is_proven_lossless() {
     let mut counts = BTreeMap::new();
     for architecture in Architecture::ALL.into_iter().filter(|a| !PLAIN.contains(a)) {
-        judge_mutants(architecture, 24, &[Intent::Mistake], &mut counts);
+        judge_mutants(architecture, cases_at_least(24), &[Intent::Mistake], &mut counts);
     }
     for (mutant, count) in &counts {
         println!("{:32} {count:?}", mutant.name());
@@ -250,7 +251,7 @@ fn most_are_named(counts: &BTreeMap<Mutant, Count>, share: f64) {
 #[test]
 fn other_rotary_frequencies_are_never_proven() {
     let (mut caught, mut named) = (0, 0);
-    for seed in 0..40 {
+    for seed in 0..cases_at_least(40) {
         let models = Models::random(Architecture::Llama, seed, |_| ()).unwrap();
         let config = models.expanded.config();
         let parameters = config.section("rope_parameters").unwrap();
@@ -288,7 +289,7 @@ const TENSORS: usize = 6;
 fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
     let mut caught = 0;
     for architecture in Architecture::ALL {
-        for seed in 0..30 {
+        for seed in 0..cases_at_least(30) {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::Bf16;
             })
@@ -333,7 +334,7 @@ fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
 fn equivalent_changes_are_proven_lossless() {
     let mut counts = BTreeMap::new();
     for architecture in Architecture::ALL {
-        judge_mutants(architecture, 40, &[Intent::Equivalent], &mut counts);
+        judge_mutants(architecture, cases_at_least(40), &[Intent::Equivalent], &mut counts);
     }
     for mutant in Mutant::ALL.iter().filter(|m| m.intent() == Intent::Equivalent) {
         let Some(count) = counts.get(mutant) else { panic!("{} never applied", mutant.name()) };

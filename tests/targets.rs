@@ -1,9 +1,13 @@
 //! Random targets are legal, reach what they are meant to reach, and expand without loss.
+//!
+//! `LEMON_CASES` makes them more.
 
 use lemon_check::Class;
 use lemon_check::checkpoint::Dtype;
+use lemon_check::forward::Input;
+use lemon_check::model::{Input as Expected, Model, Op};
 use lemon_check::testing::models::{difference, run};
-use lemon_check::testing::random::generator;
+use lemon_check::testing::random::{cases_at_least, generator};
 use lemon_check::testing::shrink::smallest;
 use lemon_check::testing::{Architecture, Models, SourceCase, TargetCase, WeightStyle, inputs};
 use std::collections::BTreeMap;
@@ -12,7 +16,7 @@ use std::collections::BTreeMap;
 fn random_targets_are_accepted_and_reach_every_kind_of_growth() {
     for architecture in Architecture::ALL {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        for seed in 0..300 {
+        for seed in 0..cases_at_least(300) {
             let models = Models::random(architecture, seed, |_| ()).unwrap();
             let (source, target) = (&models.source_model.sizes, &models.target_case);
             let mut note = |what, so| *seen.entry(what).or_default() += usize::from(so);
@@ -52,6 +56,98 @@ fn random_targets_are_accepted_and_reach_every_kind_of_growth() {
     }
 }
 
+/// Where the norms of a model stand, and of which kind they are.
+fn norms(model: &Model) -> String {
+    let sublayers = || model.layers.iter().flatten();
+    let kind = sublayers().flat_map(|s| &s.branches).find_map(|b| b.norm.as_ref().map(|n| n.kind));
+    let behind = sublayers().any(|s| s.branches.iter().any(|b| b.post_norm.is_some()));
+    let sums = sublayers().any(|sublayer| sublayer.post_norm.is_some());
+    format!("{kind:?}, behind branches {behind}, of sums {sums}")
+}
+
+#[test]
+fn every_kind_of_norm_meets_every_kind_of_width() {
+    let mut seen: BTreeMap<(String, &str), usize> = BTreeMap::new();
+    let mut rejected = 0;
+    for architecture in Architecture::ALL {
+        for seed in 0..cases_at_least(100) {
+            // What is drawn is meant to be possible, always.
+            let Ok(models) = Models::random(architecture, seed, |_| ()) else {
+                rejected += 1;
+                continue;
+            };
+            let (source, target) = (&models.source_model, &models.target_case);
+            let width = match target.hidden {
+                hidden if hidden == source.sizes.hidden => "same",
+                _ if target.divides(&source.sizes) => "divisible",
+                _ => "indivisible",
+            };
+            *seen.entry((norms(source), width)).or_default() += 1;
+        }
+    }
+    assert_eq!(rejected, 0);
+    for kind in [
+        "Some(Layer), behind branches false, of sums false",
+        "Some(Rms), behind branches false, of sums false",
+        "Some(Rms), behind branches true, of sums false",
+        "None, behind branches true, of sums false",
+        "None, behind branches false, of sums true",
+    ] {
+        let widths: &[&str] = match kind {
+            // Norms that write the stream allow whole multiples alone.
+            kind if kind.starts_with("None") => &["same", "divisible"],
+            _ => &["same", "divisible", "indivisible"],
+        };
+        for width in widths {
+            let count = seen.get(&(kind.to_string(), *width)).copied().unwrap_or(0);
+            assert!(count >= 5, "{kind}, {width} width: {count} times; {seen:?}");
+        }
+    }
+}
+
+fn length(input: &Input) -> usize {
+    match input {
+        Input::Tokens { ids, .. } => ids.len(),
+        Input::Pair { decoder_ids, .. } => decoder_ids.len(),
+        Input::Image { .. } => 0,
+    }
+}
+
+#[test]
+fn inputs_are_one_token_padded_complete_and_longer_than_windows() {
+    let mut longer = 0;
+    for architecture in Architecture::ALL {
+        for seed in 0..cases_at_least(100) {
+            let mut rng = generator(seed);
+            let model = SourceCase::random(architecture, &mut rng).model().unwrap();
+            let Expected::Tokens { positions, vocabulary, .. } = model.embedding.input else {
+                continue;
+            };
+            let inputs = inputs::random(&model, &mut rng);
+            let lengths = inputs.iter().map(length);
+            assert!(lengths.clone().any(|length| length == 1), "{architecture:?} {seed}");
+            let longest = lengths.max().unwrap();
+            assert!(inputs.iter().all(|input| input.check(&model).is_ok()));
+            let attentions = model.layers.iter().flatten().flat_map(|s| &s.branches);
+            let windows = attentions.filter_map(|branch| match &branch.op {
+                Op::Attention(attention) => attention.window.map(|window| window.size),
+                _ => None,
+            });
+            if let Some(window) = windows.max() {
+                assert!(longest > window || positions.is_some_and(|all| all <= window));
+                longer += 1;
+            }
+            let covering = inputs::covering(&model, usize::MAX, &mut rng);
+            let words: usize = covering.iter().map(length).sum();
+            assert!(words >= vocabulary, "{architecture:?} {seed}");
+            if let Some(positions) = positions {
+                assert!(covering.iter().all(|input| length(input) == positions));
+            }
+        }
+    }
+    assert!(longer > 100, "{longer}");
+}
+
 use Architecture::{
     Bert, Distilbert, Gemma, Gemma2, Llama, Mistral, Mixtral, Olmo, Phi, Phi3, Qwen2, Qwen3,
     Roberta, Stablelm,
@@ -79,7 +175,7 @@ fn a_target_reads_back_from_its_json() {
 #[test]
 fn expansions_in_f64_compute_what_the_source_computes() {
     for architecture in Architecture::ALL {
-        for seed in 0..100 {
+        for seed in 0..cases_at_least(100) {
             let models = Models::random(architecture, seed, |source| {
                 source.dtype = Dtype::F64;
                 source.weights = WeightStyle::Random;
@@ -99,7 +195,7 @@ fn expansions_in_f64_compute_what_the_source_computes() {
 fn impossible_targets_are_refused() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for architecture in Architecture::ALL {
-        for seed in 0..100 {
+        for seed in 0..cases_at_least(100) {
             let mut rng = generator(seed);
             let source = SourceCase::random(architecture, &mut rng);
             let (target, why) = TargetCase::impossible(&source, &mut rng);
