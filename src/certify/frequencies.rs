@@ -6,7 +6,7 @@
 
 use super::certificate::{Certificate, Failure};
 use super::fields::of_field;
-use super::held;
+use super::{Method, held};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::Result;
 use crate::model::{Attention, Model, Op, describe_as};
@@ -52,7 +52,9 @@ pub(super) fn base_fault(
         let checkpoint = Checkpoint::in_memory(expanded.0.path(), config, tensors);
         let Ok(model) = describe_as(&checkpoint, expanded.1.family) else { continue };
         let complete = turned(&model).is_some_and(|attention| has_all((attentions.0, attention)));
-        if complete && held(source, (&checkpoint, &model), &|_, _| ())?.proves_lossless() {
+        if complete
+            && held(Method::Streamed, source, (&checkpoint, &model), &|_, _| ())?.proves_lossless()
+        {
             let got = mine.map_or("left to its default".to_string(), |base| format!("{base}"));
             let cause = format!("it is {got}: with {wanted} every equation holds");
             return Ok(Some(Failure {

@@ -88,7 +88,30 @@ pub fn certify(
     expanded: (&Checkpoint, &Model),
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Certificate> {
-    let mut certificate = held(source, expanded, progress)?;
+    certify_by(Method::Streamed, source, expanded, progress)
+}
+
+/// How equations are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// In one pass over the weights where units are copies, a few rows at a time; by whole matrices
+    /// where they are not, or where an equation fails.
+    Streamed,
+    /// By whole matrices alone: slow, and the reference for the other.
+    Whole,
+}
+
+/// [`certify`] by a method of the caller's. Verdicts do not depend on it.
+///
+/// # Errors
+/// As [`certify`].
+pub fn certify_by(
+    method: Method,
+    source: (&Checkpoint, &Model),
+    expanded: (&Checkpoint, &Model),
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Certificate> {
+    let mut certificate = held(method, source, expanded, progress)?;
     if let Some(failure) = frequencies::base_fault(source, expanded, &certificate)? {
         // With that base all hold: the others fail because of it.
         certificate.failures = vec![failure];
@@ -104,6 +127,7 @@ pub fn certify(
 
 /// [`certify`], but for what it takes a second look to name.
 fn held(
+    method: Method,
     source: (&Checkpoint, &Model),
     expanded: (&Checkpoint, &Model),
     progress: &(dyn Fn(u64, u64) + Sync),
@@ -113,8 +137,8 @@ fn held(
     let count = |read: u64| progress(done.fetch_add(read, Ordering::Relaxed) + read, total);
     let caps = Caps::new(expanded.0, expanded.1);
     let sides = (
-        Side::new(source.0, source.1, caps.clone(), &count),
-        Side::new(expanded.0, expanded.1, caps, &count),
+        Side::new(source.0, source.1, caps.clone(), &count).by(method),
+        Side::new(expanded.0, expanded.1, caps, &count).by(method),
     );
     let mut ledger = Ledger::new();
     hold_all(&sides.0, &sides.1, &mut ledger)?;

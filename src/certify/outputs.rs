@@ -209,7 +209,9 @@ impl Network<'_> {
             ledger.unknown(place, "the two heads have different numbers of rows");
             return Ok(false);
         }
-        if let Some((weight, bias)) = streamed::head((&readers.0, &readers.1), (s, t))? {
+        if self.expanded.is_streamed()
+            && let Some((weight, bias)) = streamed::head((&readers.0, &readers.1), (s, t))?
+        {
             ledger.hold(&weight);
             ledger.hold(&bias);
             return Ok(true);

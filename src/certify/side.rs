@@ -1,5 +1,6 @@
 //! One of the two models: its weights as bounded numbers, and which of them were read.
 
+use super::Method;
 use super::bounded::{Bounded, Stored};
 use super::floors::{Floors, Lines};
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -18,6 +19,7 @@ pub(super) struct Side<'a> {
     floors: Mutex<BTreeMap<(String, usize), Arc<Floors>>>,
     read: Mutex<BTreeSet<(String, usize)>>,
     progress: &'a (dyn Fn(u64) + Sync),
+    method: Method,
 }
 
 /// For f64 files the sums formed here round as much as the file does, so that the bound is a few
@@ -46,7 +48,18 @@ impl<'a> Side<'a> {
         progress: &'a (dyn Fn(u64) + Sync),
     ) -> Self {
         let (floors, read) = Default::default();
-        Side { checkpoint, model, caps, floors, read, progress }
+        let method = Method::Streamed;
+        Side { checkpoint, model, caps, floors, read, progress, method }
+    }
+
+    /// The same, its equations held by `method`.
+    pub fn by(self, method: Method) -> Self {
+        Side { method, ..self }
+    }
+
+    /// Whether equations are held without whole matrices where that is possible.
+    pub fn is_streamed(&self) -> bool {
+        self.method == Method::Streamed
     }
 
     /// The unit of rounding of a tensor.

@@ -104,7 +104,9 @@ impl<'a> Network<'a> {
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<Constants> {
-        if let Some(held) = streamed::branch((map, modulo_one), readers, (source, expanded), place)?
+        let target = (map, modulo_one);
+        if self.expanded.is_streamed()
+            && let Some(held) = streamed::branch(target, readers, (source, expanded), place)?
         {
             ledger.append(held.ledger);
             let (source, expanded) = held.constants;

@@ -4,7 +4,7 @@
 use super::meet::Operand;
 
 /// Numbers of a row that are looked at.
-const PICKS: usize = 8;
+const PICKS: usize = 16;
 
 /// A few folded numbers of a row.
 pub(super) type Sample = [f64; PICKS];
@@ -28,9 +28,10 @@ pub(super) fn samples(operand: &Operand, rows: impl Iterator<Item = usize>) -> V
     .collect()
 }
 
-/// How near a sample must be to another, relative to its size, for numbers rounded to `unit`.
+/// How near a sample must be to another, relative to its size, for numbers rounded to `unit`: no
+/// farther, or among thousands of rows that are no copies one will look like one.
 fn tolerance(unit: f64) -> f64 {
-    (32.0 * unit).max(1e-3)
+    (8.0 * unit).max(1e-4)
 }
 
 fn size(sample: &Sample) -> f64 {
