@@ -170,9 +170,11 @@ impl Classes {
 
     fn copies(&self) -> (usize, usize) {
         let members = self.members();
+        let mut sizes = vec![0; self.source.len()];
+        self.source.iter().for_each(|class| sizes[*class] += 1);
         let (mut fewest, mut most) = (usize::MAX, 0);
         for (class, _) in self.idle.iter().enumerate().filter(|(_, idle)| !**idle) {
-            let equal = self.source.iter().filter(|other| **other == self.source[class]).count();
+            let equal = sizes[self.source[class]];
             let copies = members.get(&self.source[class]).map_or(0, Vec::len);
             fewest = fewest.min(copies / equal);
             most = most.max(copies.div_ceil(equal));

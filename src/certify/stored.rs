@@ -75,8 +75,9 @@ impl<'a> StoredRows<'a> {
     /// The same for rows that are stored as columns: those that lie side by side are read together.
     fn read_turned(&self, rows: &[usize], zero: &[Range<usize>], out: &mut [f64]) -> Option<()> {
         const STRIP: usize = 16;
+        const TILE: usize = 8;
         let cols = self.cols();
-        let mut strip = [0.0; STRIP];
+        let mut tile = [[0.0; STRIP]; TILE];
         let mut finite = true;
         let mut at = 0;
         while at < rows.len() {
@@ -85,13 +86,18 @@ impl<'a> StoredRows<'a> {
                 rows.get(at + n).is_some_and(|r| self.lens.position(*r, 0) == start + n)
             };
             let width = 1 + (1..STRIP).take_while(beside).count();
-            let strip = &mut strip[..width];
             let out = &mut out[at * cols..(at + width) * cols];
-            for col in 0..cols {
-                self.dtype.read(self.bytes, start + col * self.step, strip);
-                for (offset, value) in strip.iter().enumerate() {
-                    finite &= value.is_finite();
-                    out[offset * cols + col] = *value;
+            for first in (0..cols).step_by(TILE) {
+                let tile = &mut tile[..TILE.min(cols - first)];
+                for (col, strip) in tile.iter_mut().enumerate() {
+                    let start = start + (first + col) * self.step;
+                    self.dtype.read(self.bytes, start, &mut strip[..width]);
+                }
+                for (offset, row) in out.chunks_exact_mut(cols).enumerate() {
+                    for (slot, strip) in row[first..].iter_mut().zip(tile.iter()) {
+                        *slot = strip[offset];
+                        finite &= slot.is_finite();
+                    }
                 }
             }
             at += width;

@@ -59,7 +59,7 @@ impl FanOut<'_> {
         let mut held = Held {
             fan_out: Residual::new(self.shared),
             constants: (Bounded::zeros(map.source, 1), Bounded::zeros(map.expanded(), 1)),
-            pairs: self.units.1.clone(),
+            pairs: runs(self.units.1.iter().copied()),
             mean: Line { value: vec![0.0; source.fold.width()], ..Line::default() },
             room: Default::default(),
         };
@@ -92,7 +92,7 @@ impl FanOut<'_> {
             fan_out: held.fan_out,
             bias,
             constants: held.constants,
-            equal: held.pairs.into_iter().collect(),
+            equal: held.pairs.iter().flat_map(Run::pairs).collect(),
         }))
     }
 
@@ -156,7 +156,7 @@ fn operand_of<'a>(
 struct Held {
     fan_out: Residual,
     constants: (Bounded, Bounded),
-    pairs: Vec<(usize, usize)>,
+    pairs: Vec<Run>,
     /// The sum of the source's rows.
     mean: Line,
     room: [Vec<f64>; 2],
@@ -189,10 +189,42 @@ impl Held {
 
     /// Keeps of the pairs of units those that write the same to this row.
     fn keep_equal(&mut self, rows: &StoredRows, row: usize, raw: &[f64], size: usize) {
-        self.pairs.retain(|(one, other)| {
-            let (a, b) = (one * size..(one + 1) * size, other * size..(other + 1) * size);
-            raw[a.clone()] == raw[b.clone()]
-                || a.zip(b).all(|(a, b)| rows.close(((row, a), raw[a]), ((row, b), raw[b])))
-        });
+        let of = |unit: usize, count: usize| unit * size..(unit + count) * size;
+        let same = |run: &Run| raw[of(run.one, run.count)] == raw[of(run.other, run.count)];
+        if self.pairs.iter().all(same) {
+            return;
+        }
+        let near = |(one, other): &(usize, usize)| {
+            let mut channels = of(*one, 1).zip(of(*other, 1));
+            channels.all(|(a, b)| rows.close(((row, a), raw[a]), ((row, b), raw[b])))
+        };
+        self.pairs = runs(self.pairs.iter().flat_map(Run::pairs).filter(near));
     }
+}
+
+/// Pairs of units of which each is one behind the last, on both sides.
+struct Run {
+    one: usize,
+    other: usize,
+    count: usize,
+}
+
+impl Run {
+    fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (one, other) = (self.one, self.other);
+        (0..self.count).map(move |next| (one + next, other + next))
+    }
+}
+
+fn runs(pairs: impl Iterator<Item = (usize, usize)>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (one, other) in pairs {
+        match runs.last_mut() {
+            Some(run) if (run.one + run.count, run.other + run.count) == (one, other) => {
+                run.count += 1;
+            }
+            _ => runs.push(Run { one, other, count: 1 }),
+        }
+    }
+    runs
 }
