@@ -134,10 +134,11 @@ impl Residual {
     ) {
         let sums = RowSums::of(got, expected, variance);
         if !sums.regular {
-            let entries = got.iter().zip(expected).zip(variance);
+            let (before, entries) = (self.wrong, got.iter().zip(expected).zip(variance));
             for (col, ((got, expected), variance)) in entries.enumerate() {
                 self.add_entry((row, first + col), *got, *expected, *variance);
             }
+            self.wrong_rows += usize::from(self.wrong > before);
             return;
         }
         self.entries += got.len();

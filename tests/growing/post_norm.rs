@@ -215,7 +215,7 @@ fn the_command_line_refuses_new_layers_unless_they_are_allowed_and_says_what_the
     let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
     let layers = ["expand", source, out, "--num-hidden-layers", "4"];
     let message = printed(run(&layers), 3);
-    for part in ["num_hidden_layers = 2", "--allow eps-limited", "sqrt((v + ε)/v) - 1"] {
+    for part in ["--num-hidden-layers 2", "--allow eps-limited", "sqrt((v + ε)/v) - 1"] {
         assert!(message.contains(part), "{part:?} in {message}");
     }
     let text = printed(run(&[&layers[..], &["--allow", "eps-limited"]].concat()), 0);
