@@ -19,6 +19,8 @@ enum Role {
     Bias,
     /// A matrix of a linear layer.
     Matrix,
+    /// The matrix that chooses experts: with equal rows the choice would be open.
+    Router,
 }
 
 /// Draws one number for `role`; a matrix sums `fan_in` products.
@@ -34,13 +36,13 @@ fn draw(style: WeightStyle, role: Role, fan_in: usize, rng: &mut impl Draw) -> f
         Role::NormWeight(offset) if initial => 1.0 - offset,
         Role::Scale if initial => 1e-5,
         Role::Bias if initial => 0.0,
-        Role::Embedding | Role::Matrix if initial => 0.02 * normal,
+        Role::Embedding | Role::Matrix | Role::Router if initial => 0.02 * normal,
         Role::NormWeight(offset) => 1.0 - offset + 0.3 * normal,
         Role::Scale => 0.7 + 0.3 * normal,
         Role::Bias => 0.3 * normal,
         Role::Embedding if style == WeightStyle::SmallEmbeddings => 0.02 * normal,
         Role::Embedding => 0.5 * scale * normal,
-        Role::Matrix => scale * normal / (fan_in as f64).sqrt(),
+        Role::Matrix | Role::Router => scale * normal / (fan_in as f64).sqrt(),
     }
 }
 
@@ -184,7 +186,17 @@ fn sublayers<'a>(sublayers: impl Iterator<Item = &'a Sublayer>, found: &mut Vec<
     for sublayer in sublayers {
         for branch in &sublayer.branches {
             branch.norm.iter().for_each(|n| norm(n, found));
-            branch.op.linears().into_iter().for_each(|l| linear(l, found));
+            let router = match &branch.op {
+                Op::Experts(experts) => Some(&experts.router.weight),
+                Op::Attention(_) | Op::Mlp(_) => None,
+            };
+            for part in branch.op.linears() {
+                let first = found.len();
+                linear(part, found);
+                if router == Some(&part.weight) {
+                    found[first].1 = Role::Router;
+                }
+            }
             branch.op.norms().into_iter().for_each(|n| norm(n, found));
             if let Op::Attention(attention) = &branch.op {
                 found.extend(attention.relative.iter().map(|r| (&r.table, Role::Embedding)));
