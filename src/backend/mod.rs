@@ -3,8 +3,8 @@
 //! A [`Backend`] answers [`Request`]s. [`program::Program`] is any program in any language, asked
 //! over its standard input and output (the protocol is in [`protocol`]); [`mod@reference`] is this
 //! crate's own f32 path. [`ops`] are the single operations that they are asked for, with random
-//! cases; [`suite`] asks, judges and shrinks; [`vectors`] writes cases into files. [`tutorial`] makes a
-//! backend in 40 lines of Python.
+//! cases; [`suite`] asks, judges and shrinks; [`vectors`] writes cases into files. [`tutorial`]
+//! makes a backend in 40 lines of Python.
 //!
 //! What is right is computed in f64, and how far an answer may be from it by [`bound`]: a running
 //! error bound for the number format, not a tolerance that someone chose.

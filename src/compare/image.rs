@@ -32,9 +32,9 @@ impl Image {
         2 * d_source + 16
     }
 
-    /// The space of the columns of `source` `[rows, d_source]`, by Gram-Schmidt. A column whose rest
-    /// is no larger than `rounding` says of it (a root mean square, in the output's own units) is
-    /// left out.
+    /// The space of the columns of `source` `[rows, d_source]`, by Gram-Schmidt. A column whose
+    /// rest is no larger than `rounding` says of it (a root mean square, in the output's own units)
+    /// is left out.
     pub fn of(source: ArrayView2<f64>, rounding: impl Fn(usize) -> f64) -> Self {
         let (rows, columns) = source.dim();
         let mut image = Image {

@@ -14,8 +14,9 @@ const FARTHEST: usize = 40;
 const BEYOND: usize = 2;
 
 /// A handful of inputs, each there to show something: a single token; the longest sequence, which
-/// reads the last row of the position table, is longer than a window, and ends in the last word; token types; padding on the
-/// right and on the left. For an image model two images, one of them of one colour.
+/// reads the last row of the position table, is longer than a window, and ends in the last word;
+/// token types; padding on the right and on the left. For an image model two images, one of them
+/// of one colour.
 pub fn random(model: &Model, rng: &mut impl Draw) -> Vec<Input> {
     let Expected::Tokens { vocabulary, positions, types } = model.embedding.input else {
         return images(model, rng);

@@ -18,8 +18,8 @@ pub fn cases(usual: u32) -> u32 {
     std::env::var("LEMON_CASES").ok().and_then(|number| number.parse().ok()).unwrap_or(usual)
 }
 
-/// As [`cases`], but never fewer than `usual`: where so many are needed to meet everything that must
-/// be met.
+/// As [`cases`], but never fewer than `usual`: where so many are needed to meet everything that
+/// must be met.
 pub fn cases_at_least(usual: u64) -> u64 {
     u64::from(cases(0)).max(usual)
 }

@@ -146,8 +146,8 @@ impl<F: Format> Outputs<F> {
     }
 }
 
-/// What storing a number adds, where the format is narrower than the one that is computed in; it may
-/// become anything where the format holds nothing as large.
+/// What storing a number adds, where the format is narrower than the one that is computed in; it
+/// may become anything where the format holds nothing as large.
 fn storage<F: Format>(value: Bounded<F>, dtype: Dtype) -> f64 {
     let largest = match dtype {
         Dtype::F16 => f64::from(f16::MAX),

@@ -4,7 +4,8 @@ use super::{Case, Run, Smaller};
 use crate::testing::{Architecture, FreeParts, WeightStyle};
 use quickcheck::{Arbitrary, Gen};
 
-/// A seed, of which all else follows. quickcheck's numbers are biased to a few: two of them are not.
+/// A seed, of which all else follows. quickcheck's numbers are biased to a few: two of them are
+/// not.
 fn seed(from: &mut Gen) -> u64 {
     u64::arbitrary(from) ^ u64::arbitrary(from).rotate_left(32)
 }
