@@ -45,6 +45,8 @@ pub struct Tally {
     pub numbers: u64,
     /// Cases that the backend says it does not do; all of them where it does not list the subject.
     pub unsupported: u64,
+    /// Cases that were not asked, as the backend had been waited for too long in vain.
+    pub not_asked: u64,
     /// The largest difference, in units of the bound; at most 1 is right.
     pub worst: f64,
     /// The smallest absolute tolerance that would pass.
@@ -92,6 +94,8 @@ enum Asked {
 
 /// No case is made smaller for longer.
 const SHRINKING_LIMIT: Duration = Duration::from_secs(60);
+/// A backend that has been waited for this long in vain is asked no more.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the whole outcome means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -124,13 +128,14 @@ impl Outcome {
 /// If the backend does not take the number format.
 pub fn run(backend: &mut dyn Backend, plan: Plan, mut done: impl FnMut(&Tally)) -> Result<Outcome> {
     check_dtype(backend, plan.dtype)?;
+    let mut asking = Asking { backend, dtype: plan.dtype, patience: PATIENCE };
     let mut subjects = Vec::new();
     for operation in OPERATIONS {
-        let tally = ask_all(backend, operation, plan);
+        let tally = asking.all(operation, plan);
         done(&tally);
         subjects.push(tally);
     }
-    let (backend, dtype) = (backend.about().clone(), dtype_name(plan.dtype));
+    let (backend, dtype) = (asking.backend.about().clone(), dtype_name(plan.dtype));
     Ok(Outcome { backend, dtype, seed: plan.seed, subjects })
 }
 
@@ -146,7 +151,8 @@ pub fn replay(backend: &mut dyn Backend, case: &OpCase, dtype: Dtype) -> Result<
             .help("give the case as a report of this version shows it")
     })?;
     let mut tally = Tally { subject: case.op.clone(), ..Tally::default() };
-    let problem = tally.count(ask(backend, operation, case, dtype));
+    let asked = Asking { backend, dtype, patience: PATIENCE }.one(operation, case);
+    let problem = tally.count(asked);
     tally.finding = problem.map(|problem| Finding { found_at: 1, case: case.clone(), problem });
     let backend = backend.about().clone();
     Ok(Outcome { backend, dtype: dtype_name(dtype), seed: case.seed, subjects: vec![tally] })
@@ -160,25 +166,6 @@ fn check_dtype(backend: &dyn Backend, dtype: Dtype) -> Result<()> {
     }
     Err(Error::unsupported(format!("the backend {name} does not take {wanted}"))
         .help(format!("give --dtype {}", dtypes.join(" or "))))
-}
-
-fn ask_all(backend: &mut dyn Backend, operation: &Operation, plan: Plan) -> Tally {
-    let mut tally = Tally { subject: operation.name.to_string(), ..Tally::default() };
-    if !backend.about().ops.iter().any(|name| name == operation.name) {
-        tally.unsupported = plan.cases;
-        return tally;
-    }
-    let mut rng = generator(plan.seed);
-    for index in 1..=plan.cases {
-        let case = OpCase::random(operation, &mut rng);
-        let Some(problem) = tally.count(ask(backend, operation, &case, plan.dtype)) else {
-            continue;
-        };
-        let (case, problem) = shrink(backend, operation, (case, problem), plan.dtype);
-        tally.finding = Some(Finding { found_at: index, case, problem });
-        break;
-    }
-    tally
 }
 
 impl Tally {
@@ -197,45 +184,114 @@ impl Tally {
     }
 }
 
-fn ask(backend: &mut dyn Backend, operation: &Operation, case: &OpCase, dtype: Dtype) -> Asked {
-    let request = operation.request(case, dtype);
-    let answer = match backend.answer(&Request::Op(&request)) {
-        Ok(answer) => answer,
-        Err(Failure::Unsupported(_)) => return Asked::Unsupported,
-        Err(Failure::Failed(why)) => return Asked::Wrong(Problem::Failure { why }),
-    };
-    let judgement = match judge(&operation.right(&request), &answer, dtype) {
-        Ok(judgement) => judgement,
-        Err(why) => return Asked::Wrong(Problem::Failure { why }),
-    };
-    match &judgement.place {
-        Some(place) if !judgement.agrees() => {
-            Asked::Wrong(Problem::Disagreement { place: place.clone(), units: judgement.worst })
+/// A backend that is being asked.
+struct Asking<'a> {
+    backend: &'a mut dyn Backend,
+    dtype: Dtype,
+    /// For how long it may still be waited for in vain.
+    patience: Duration,
+}
+
+impl Asking<'_> {
+    fn all(&mut self, operation: &Operation, plan: Plan) -> Tally {
+        let mut tally = Tally { subject: operation.name.to_string(), ..Tally::default() };
+        if !self.backend.about().ops.iter().any(|name| name == operation.name) {
+            tally.unsupported = plan.cases;
+            return tally;
         }
-        _ => Asked::Compared(judgement),
+        if self.patience.is_zero() {
+            tally.not_asked = plan.cases;
+            return tally;
+        }
+        let mut rng = generator(plan.seed);
+        for index in 1..=plan.cases {
+            let case = OpCase::random(operation, &mut rng);
+            let Some(problem) = tally.count(self.one(operation, &case)) else { continue };
+            let (case, problem) = self.shrink(operation, (case, problem));
+            tally.finding = Some(Finding { found_at: index, case, problem });
+            break;
+        }
+        tally
+    }
+
+    fn one(&mut self, operation: &Operation, case: &OpCase) -> Asked {
+        let request = operation.request(case, self.dtype);
+        let start = Instant::now();
+        let answer = match self.backend.answer(&Request::Op(&request)) {
+            Ok(answer) => answer,
+            Err(Failure::Unsupported(_)) => return Asked::Unsupported,
+            Err(Failure::Failed(why)) => {
+                self.patience = self.patience.saturating_sub(start.elapsed());
+                return Asked::Wrong(Problem::Failure { why });
+            }
+        };
+        let judgement = match judge(&operation.right(&request), &answer, self.dtype) {
+            Ok(judgement) => judgement,
+            Err(why) => return Asked::Wrong(Problem::Failure { why }),
+        };
+        match &judgement.place {
+            Some(place) if !judgement.agrees() => {
+                Asked::Wrong(Problem::Disagreement { place: place.clone(), units: judgement.worst })
+            }
+            _ => Asked::Compared(judgement),
+        }
+    }
+
+    /// Makes a wrong case small, as long as it stays wrong in the same way.
+    fn shrink(
+        &mut self,
+        operation: &Operation,
+        (case, mut problem): (OpCase, Problem),
+    ) -> (OpCase, Problem) {
+        let start = Instant::now();
+        let kind = std::mem::discriminant(&problem);
+        let smallest = case.smallest(|candidate| {
+            if start.elapsed() > SHRINKING_LIMIT || self.patience.is_zero() {
+                return false;
+            }
+            match self.one(operation, candidate) {
+                Asked::Wrong(found) if std::mem::discriminant(&found) == kind => {
+                    problem = found;
+                    true
+                }
+                _ => false,
+            }
+        });
+        (smallest, problem)
     }
 }
 
-/// Makes a wrong case small, as long as it stays wrong in the same way.
-fn shrink(
-    backend: &mut dyn Backend,
-    operation: &Operation,
-    (case, mut problem): (OpCase, Problem),
-    dtype: Dtype,
-) -> (OpCase, Problem) {
-    let start = Instant::now();
-    let kind = std::mem::discriminant(&problem);
-    let smallest = case.smallest(|candidate| {
-        if start.elapsed() > SHRINKING_LIMIT {
-            return false;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Answer;
+
+    /// Lists two operations, and takes a while to fail.
+    struct Slow(About);
+
+    impl Backend for Slow {
+        fn about(&self) -> &About {
+            &self.0
         }
-        match ask(backend, operation, candidate, dtype) {
-            Asked::Wrong(found) if std::mem::discriminant(&found) == kind => {
-                problem = found;
-                true
-            }
-            _ => false,
+
+        fn answer(&mut self, _: &Request) -> Answer {
+            std::thread::sleep(Duration::from_millis(20));
+            Err(Failure::Failed("late".into()))
         }
-    });
-    (smallest, problem)
+    }
+
+    #[test]
+    fn a_backend_that_is_late_again_and_again_is_asked_no_more() {
+        let ops = ["linear", "relu"].map(String::from).to_vec();
+        let mut backend = Slow(About { dtypes: vec!["f32".into()], ops, ..About::default() });
+        let plan = Plan { cases: 9, seed: 0, dtype: Dtype::F32 };
+        let patience = Duration::from_millis(50);
+        let mut asking = Asking { backend: &mut backend, dtype: plan.dtype, patience };
+        let start = Instant::now();
+        let tallies =
+            ["linear", "relu"].map(|name| asking.all(Operation::named(name).unwrap(), plan));
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(tallies[0].finding.is_some());
+        assert_eq!(tallies[1].not_asked, 9);
+    }
 }

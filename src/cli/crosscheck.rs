@@ -133,9 +133,11 @@ fn or_unknown(device: &str) -> &str {
 }
 
 fn tally_text(tally: &Tally) -> String {
-    let Tally { subject, cases, numbers, unsupported, worst, difference, finding } = tally;
+    let Tally { subject, cases, numbers, unsupported, not_asked, worst, difference, finding } =
+        tally;
     let state = match (finding, unsupported) {
         (Some(_), _) => "wrong".to_string(),
+        _ if *not_asked > 0 => "not asked: it kept one waiting".to_string(),
         (None, 0) => String::new(),
         (None, count) => format!("{count} unsupported"),
     };

@@ -13,8 +13,8 @@ import time
 
 BACKENDS = ["reference-f32", "numpy", "onnxruntime", "jax", "torch"]
 DTYPES = ["f32", "f64", "f16", "bf16"]
-# jax compiles every case.
-SLOW = {"jax": 20}
+# jax compiles every case: it is asked fewer, in f32 alone.
+FEWER = {("jax", "f32"): 10, ("jax", "f64"): 0, ("jax", "f16"): 0, ("jax", "bf16"): 0}
 
 
 def crosscheck(tool, backend, dtype, cases):
@@ -35,6 +35,8 @@ def crosscheck(tool, backend, dtype, cases):
 def cell(subject):
     if subject["finding"]:
         return "**wrong**"
+    if subject.get("not_asked"):
+        return "not asked"
     unsupported = f", {subject['unsupported']} unsupported" if subject["unsupported"] else ""
     return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}"
 
@@ -49,7 +51,8 @@ def main():
     about, tables = [], {}
     for backend in BACKENDS:
         for dtype in DTYPES:
-            asked = crosscheck(tool, backend, dtype, SLOW.get(backend, cases))
+            number = FEWER.get((backend, dtype), cases)
+            asked = crosscheck(tool, backend, dtype, number) if number else None
             if asked is None:
                 continue
             found, seconds = asked
