@@ -23,7 +23,7 @@ use super::bounded::Ratio;
 use super::certificate::Certificate;
 use super::squares::{Ledger, Residual};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::convolutional::{Block, ConvNet, Convolution};
 use alike::{Alike, Way};
 use fold::{Folded, Reader};
@@ -37,24 +37,36 @@ pub fn certify_convnets(
     (source, s): (&Checkpoint, &ConvNet),
     (expanded, t): (&Checkpoint, &ConvNet),
 ) -> Result<Certificate> {
-    let mut first = None;
-    for way in Way::all() {
-        let pair = Pair {
+    let walk = |way, others: Option<&mut Vec<Way>>, to_the_end| {
+        let mut pair = Pair {
             source: Reader { checkpoint: source, expanded },
             expanded: Reader { checkpoint: expanded, expanded },
             way,
-            to_the_end: first.is_none(),
+            others: others.as_deref().cloned().unwrap_or_default(),
+            different: Vec::new(),
+            to_the_end,
         };
         let mut ledger = Ledger::new();
         pair.networks(s, t, &mut ledger)?;
-        if ledger.faults() == 0.0 {
-            first = Some(ledger);
-            break;
+        if let Some(others) = others {
+            *others = pair.different;
         }
-        // What is told of a failure is what the first way found.
-        first.get_or_insert(ledger);
+        Ok::<_, Error>(ledger)
+    };
+    let mut ways: Vec<Way> = Way::all().collect();
+    let first = ways.remove(0);
+    let mut ledger = walk(first, None, true)?;
+    if ledger.faults() > 0.0 {
+        // A way that groups as the first did fails as it did.
+        walk(first, Some(&mut ways), false)?;
+        for way in ways {
+            let other = walk(way, None, false)?;
+            if other.faults() == 0.0 {
+                ledger = other;
+                break;
+            }
+        }
     }
-    let mut ledger = first.unwrap_or_default();
     for (checkpoint, net, which) in [(source, s, "source"), (expanded, t, "expanded")] {
         for name in net.strangers(checkpoint) {
             ledger.unknown(name, format!("no part of the {which} network reads this tensor"));
@@ -68,12 +80,16 @@ struct Pair<'a> {
     source: Reader<'a>,
     expanded: Reader<'a>,
     way: Way,
+    /// Other ways, which group as this one does up to here.
+    others: Vec<Way>,
+    /// Those that do not.
+    different: Vec<Way>,
     /// Whether to go on where an equation fails.
     to_the_end: bool,
 }
 
 impl Pair<'_> {
-    fn networks(&self, s: &ConvNet, t: &ConvNet, ledger: &mut Ledger) -> Result<()> {
+    fn networks(&mut self, s: &ConvNet, t: &ConvNet, ledger: &mut Ledger) -> Result<()> {
         if s.colours != t.colours || s.stages.len() != t.stages.len() {
             ledger.unknown("network", "the two read other colours or have other numbers of stages");
             return Ok(());
@@ -103,7 +119,7 @@ impl Pair<'_> {
 
     /// Holds a stage; gives the map of what it writes, or nothing where that cannot be judged.
     fn stage(
-        &self,
+        &mut self,
         index: usize,
         map: &Alike,
         (s, t): (&[Block], &[Block]),
@@ -132,7 +148,7 @@ impl Pair<'_> {
 
     /// Holds a block that reads maps of channels under `map`.
     fn block(
-        &self,
+        &mut self,
         place: &str,
         map: &Alike,
         (s, t): (&Block, &Block),
@@ -166,7 +182,7 @@ impl Pair<'_> {
 
     /// Holds a convolution; gives the map of its channels.
     fn convolution(
-        &self,
+        &mut self,
         place: &str,
         map: &Alike,
         (s, t): (&Convolution, &Convolution),
@@ -183,8 +199,11 @@ impl Pair<'_> {
 
     /// Reads off which channels are alike, and holds them to it; nothing where that fails and
     /// there is no need to go on.
-    fn read_off(&self, place: &str, pair: (&Folded, &Folded), l: &mut Ledger) -> Option<Alike> {
-        let map = Alike::read_off(&pair.0.rows, &pair.1.rows, self.way);
+    fn read_off(&mut self, place: &str, pair: (&Folded, &Folded), l: &mut Ledger) -> Option<Alike> {
+        let read_off = |way| Alike::read_off(&pair.0.rows, &pair.1.rows, way);
+        let map = read_off(self.way);
+        let same = |way: &mut Way| read_off(*way).is_as(&map);
+        self.different.extend(self.others.extract_if(.., |way| !same(way)));
         let holds = self.hold(place, &map, pair, l);
         (holds || self.to_the_end).then_some(map)
     }

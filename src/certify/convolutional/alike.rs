@@ -1,7 +1,7 @@
 //! Which channels of two networks are copies of one another.
 
 use crate::certify::agreement::Agreement;
-use crate::certify::bounded::{Bounded, Ratio};
+use crate::certify::bounded::{Bounded, Ratio, UNITS};
 use crate::certify::cluster::{Items, Member, Sameness, Strategy, cluster};
 use ndarray::{Array1, ArrayView1};
 
@@ -135,6 +135,21 @@ impl Alike {
             expanded: Channels { of: expanded, groups },
             firsts,
         }
+    }
+
+    /// Whether another grouping is the same, with the same factors within their errors.
+    pub fn is_as(&self, other: &Alike) -> bool {
+        let same = |a: &Member, b: &Member| match (a, b) {
+            (Some((group, x)), Some((other, y))) => {
+                let error = UNITS * (x.error + y.error);
+                group == other && (x.factor - y.factor).abs() <= error
+            }
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let channels =
+            |alike: &Alike| [alike.source.of.clone(), alike.expanded.of.clone()].concat();
+        let (mine, others) = (channels(self), channels(other));
+        mine.len() == others.len() && mine.iter().zip(&others).all(|(a, b)| same(a, b))
     }
 
     /// The row of the source that a channel is a multiple of, and its factor.
