@@ -129,7 +129,7 @@ fn drop_zeros(writes: &Writes, members: &mut [Vec<Member>; 2], side: usize) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
     let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
     let sizes = writes.sizes();
-    let usual = members[side].iter().zip(&sizes).filter(|(member, _)| shared(member));
+    let usual = sizes.iter().enumerate().filter(|(channel, _)| !writes.is_zero(*channel));
     let usual = usual.map(|(_, size)| *size).fold(0.0, f64::max);
     for (channel, (member, size)) in members[side].iter_mut().zip(sizes).enumerate() {
         if !shared(member) && size <= 4.0 * usual && writes.is_zero(channel) {
