@@ -10,7 +10,7 @@ use lemon_check::forward::{Input, storage_noise};
 use lemon_check::model::{Model, describe};
 use lemon_check::testing::models::{difference, run};
 use lemon_check::testing::random::{Draw, cases, cases_at_least, generator};
-use lemon_check::testing::{Architecture, Editor, Intent, Models, Mutant, inputs};
+use lemon_check::testing::{Architecture, Editor, Intent, Models, Mutant, WeightStyle, inputs};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
@@ -132,7 +132,10 @@ struct Count {
     /// Of these, those in which what was changed is blamed: a tensor (one of several, where several
     /// were), or a field.
     named: usize,
-    /// One of those in which something else is blamed.
+    /// Those in which something else is blamed and rows are zeros, repeated or far apart in scale:
+    /// chance may make another tensor the smaller change.
+    degenerate: usize,
+    /// Another in which something else is blamed.
     other: Option<String>,
     /// Pairs in which a field was changed, and that is not what is blamed: another activation, or
     /// other heads, are no equation that could fail.
@@ -185,7 +188,9 @@ fn judge_mutants(
                 let is_named = blamed == mutated.subject
                     || is_changed(&models.expanded, &mutated.checkpoint, blamed);
                 count.named += usize::from(is_named);
-                if !is_named {
+                if !is_named && DEGENERATE.contains(&models.source_case.weights) {
+                    count.degenerate += 1;
+                } else if !is_named {
                     count.other = Some(format!("{}: {}", mutated.subject, shown(&found, &models)));
                 }
                 count.fields += usize::from(!is_named && !mutated.checkpoint.has(&mutated.subject));
@@ -196,6 +201,9 @@ fn judge_mutants(
         }
     }
 }
+
+const DEGENERATE: [WeightStyle; 3] =
+    [WeightStyle::Zeros, WeightStyle::Repeated, WeightStyle::Scales];
 
 /// Families whose branches are attention and MLPs one after the other, with nothing behind them. In
 /// others a mistake may have several names: a norm behind a branch turns a wrong scale into a wrong
@@ -218,8 +226,8 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
         let Count { changed, named, fields, equal, proven, .. } = count;
         println!("{:32} {named} + {fields} of {changed}, {proven} of {equal}", mutant.name());
     }
-    // Each of these is blamed on its own tensor whenever it changes an output; but where rows are
-    // zeros or repeated, chance may make another the smaller change.
+    // Each of these is blamed on its own tensor whenever it changes an output, but for degenerate
+    // weights.
     let always_named = [
         Mutant::EpsKept,
         Mutant::TokensZeroExpanded,
@@ -242,8 +250,9 @@ fn no_mistake_is_proven_lossless_and_the_tensor_is_named() {
     for mutant in always_named {
         let count = &counts[&mutant];
         assert!(count.changed > 0, "{} never changed an output", mutant.name());
-        let Count { named, changed, other, .. } = count;
-        assert!(100 * named >= 99 * changed, "{}: {named} of {changed}: {other:?}", mutant.name());
+        let Count { named, changed, degenerate, other, .. } = count;
+        assert_eq!(named + degenerate, *changed, "{}: {other:?}", mutant.name());
+        assert!(10 * degenerate <= *changed, "{}: {degenerate} of {changed}", mutant.name());
     }
     most_are_named(&counts, 0.95);
 }
@@ -318,7 +327,9 @@ fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
             .unwrap();
             let right = certificate(&models, (&models.expanded, &models.expanded_model));
             // Where there are few numbers, there is little resolution.
-            if models.is_steep() || right.resolution > 0.1 {
+            // A layer that cancels does so at any scale, but for rounding, which may be large.
+            let cancels = models.target_case.cancel;
+            if models.is_steep() || right.resolution > 0.1 || cancels {
                 continue;
             }
             let all = all_inputs(&models, seed);
