@@ -7,7 +7,7 @@ use lemon_check::certify::{Certificate, Method, certify_by};
 use lemon_check::checkpoint::{Checkpoint, Dtype};
 use lemon_check::model::{Model, describe};
 use lemon_check::testing::random::cases;
-use lemon_check::testing::{Architecture, Models, Mutant};
+use lemon_check::testing::{Architecture, Models, Mutant, WeightStyle};
 
 fn both(models: &Models, expanded: (&Checkpoint, &Model)) -> [Certificate; 2] {
     [Method::Streamed, Method::Whole].map(|method| {
@@ -41,8 +41,12 @@ fn right_expansions_are_proven_and_told_alike() {
         for seed in 0..cases(100).into() {
             let models = Models::random(architecture, seed, |_| ()).unwrap();
             let expanded = (&models.expanded, &models.expanded_model);
-            same += usize::from(assert_same(&models, "right", expanded));
-            all += 1;
+            let alike = assert_same(&models, "right", expanded);
+            // Among repeated rows and zeros several words are right.
+            if ![WeightStyle::Zeros, WeightStyle::Repeated].contains(&models.source_case.weights) {
+                same += usize::from(alike);
+                all += 1;
+            }
         }
     }
     assert!(same * 100 >= all * 98, "{same} of {all} are told in the same words");

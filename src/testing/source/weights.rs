@@ -125,7 +125,8 @@ pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tens
             for col in 0..cols {
                 let drawn = draw(case.weights, role, cols, &mut rng);
                 part.values[lens.position(row, col)] = match rules.of_row(row) {
-                    RowRule::Times(factor) => factor * drawn,
+                    // Never −0: an expansion may return it as 0.
+                    RowRule::Times(factor) => factor * drawn + 0.0,
                     RowRule::AsBefore => part.values[lens.position(row - 1, col)],
                 };
             }
