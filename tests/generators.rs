@@ -254,16 +254,7 @@ fn expected(architecture: Architecture) -> Vec<(String, usize)> {
     let mut add = |what: &[&str], count: usize| {
         wanted.extend(what.iter().map(|what| (what.to_string(), count)));
     };
-    for style in [
-        WeightStyle::Random,
-        WeightStyle::SmallEmbeddings,
-        WeightStyle::DefaultInit,
-        WeightStyle::Large,
-        WeightStyle::Tiny,
-        WeightStyle::Zeros,
-        WeightStyle::Repeated,
-        WeightStyle::Scales,
-    ] {
+    for style in WeightStyle::ALL {
         add(&[&format!("weights {style:?}")], 8);
     }
     add(&["dtype F64", "dtype F32", "dtype F16", "dtype Bf16", "one layer true"], 25);

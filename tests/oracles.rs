@@ -327,9 +327,7 @@ fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
             .unwrap();
             let right = certificate(&models, (&models.expanded, &models.expanded_model));
             // Where there are few numbers, there is little resolution.
-            // A layer that cancels does so at any scale, but for rounding, which may be large.
-            let cancels = models.target_case.cancel;
-            if models.is_steep() || right.resolution > 0.1 || cancels {
+            if models.is_steep() || right.resolution > 0.1 {
                 continue;
             }
             let all = all_inputs(&models, seed);
@@ -349,8 +347,14 @@ fn a_common_error_of_scale_above_the_resolution_is_never_proven() {
                 // The biases of attention are but a small part of what they are added to.
                 if apart > right.resolution && lens.cols() > 1 {
                     caught += 1;
+                    // A layer that cancels does so at any scale, but for rounding, which its large
+                    // weights may make as large.
+                    let rounding = || {
+                        let noise = storage_noise(&changed, &model, &all, 8.0, &[1, 2, 3]).unwrap();
+                        noise.iter().map(|n| n.largest / n.scale).fold(0.0, f64::max)
+                    };
                     assert!(
-                        !found.proves_lossless(),
+                        !found.proves_lossless() || apart <= rounding(),
                         "{} times {factor} in {} makes a difference of {apart:e} and is missed: {}",
                         models.replay(),
                         lens.name(),
