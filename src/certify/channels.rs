@@ -123,8 +123,9 @@ pub(super) fn group(
 
 /// Takes channels out of groups that the other model lacks if their linear factor or the row of
 /// their key is zero within its bounds, and their fan-out no larger than others': the product is as
-/// small as rounding: that of others, by which their sums are held, comes to as much. (A neuron that
-/// reads nothing is copied to one that reads `z` from one copy of a channel and `−z` from another.)
+/// small as rounding: that of others, by which their sums are held, comes to as much. (A neuron
+/// that reads nothing is copied to one that reads `z` from one copy of a channel and `−z` from
+/// another.)
 fn drop_zeros(writes: &Writes, members: &mut [Vec<Member>; 2], side: usize) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
     let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
