@@ -38,7 +38,8 @@ fn what_failed_once_does_not_fail_again() {
         let tally = survey_pair(&models, case.seed).unwrap_or_else(|e| panic!("{shown}: {e}"));
         assert_eq!(tally.all_rights().pairs, 1);
         let failed = case.failed;
-        failures.extend(tally.notes.iter().map(|note| format!("{shown} ({failed}): {note}")));
+        let wrong = tally.notes.iter().chain(&tally.unproven);
+        failures.extend(wrong.map(|note| format!("{shown} ({failed}): {note}")));
         count += 1;
     }
     assert!(count > 0, "no case was replayed");

@@ -135,19 +135,16 @@ pub(super) fn stream_map(
     (layer_norm, kind): (bool, NormKind),
 ) -> Result<Found> {
     let unit = parts.iter().map(|p| expanded.unit(p.expanded)).fold(0.0, f64::max);
-    let samples = samples(source.checkpoint, expanded.checkpoint, parts)?;
+    let rows = sampled_rows(source.checkpoint, expanded.checkpoint, parts)?;
     let widths = (source.model.sizes.hidden, expanded.model.sizes.hidden);
-    let mut votes = vote(&samples, widths, unit);
-    let unclear =
-        |votes: &[Proposal]| votes.iter().filter(|v| v.is_none()).count() * 2 > votes.len();
-    // Up to a constant over the channels; up to a constant row that moved to another table.
-    let gauges: [fn(Array2<f64>) -> Array2<f64>; 3] =
-        [centred, differences, |rows| centred(differences(rows))];
-    for (gauge, only_layer_norm) in gauges.iter().zip([true, false, true]) {
-        if unclear(&votes) && (layer_norm || !only_layer_norm) {
-            let seen: Vec<Sample> =
-                samples.iter().map(|(s, t)| (gauge(s.clone()), gauge(t.clone()))).collect();
-            votes = vote(&seen, widths, unit);
+    let mut votes = vote(&samples(&rows, false, false), widths, unit);
+    let unexplained = |votes: &[Proposal]| votes.iter().filter(|vote| vote.is_none()).count();
+    for (centre, moved) in [(true, false), (false, true), (true, true)] {
+        if unexplained(&votes) > 0 && (layer_norm || !centre) {
+            let others = vote(&samples(&rows, centre, moved), widths, unit);
+            if unexplained(&others) < unexplained(&votes) {
+                votes = others;
+            }
         }
     }
     Ok(settle(votes, widths, (layer_norm, kind), unit))
@@ -161,43 +158,61 @@ fn centred(mut rows: Array2<f64>) -> Array2<f64> {
     rows
 }
 
-fn differences(mut rows: Array2<f64>) -> Array2<f64> {
-    let first = rows.row(0).to_owned();
-    rows -= &first;
-    rows
-}
-
 /// Rows of the source's and of the expanded model's tables.
 type Sample = (Array2<f64>, Array2<f64>);
 
-/// Pairs of row samples `[n, source]`, `[n, expanded]`: two of each part that has rows enough, and
-/// one over all parts.
-fn samples(source: &Checkpoint, expanded: &Checkpoint, parts: &[Part]) -> Result<Vec<Sample>> {
-    let (mut samples, mut firsts) = (Vec::new(), Vec::new());
-    for (number, part) in parts.iter().filter(|part| !part.kept).enumerate() {
-        for mut picked in picks(part.rows() - part.first()) {
+/// Pairs of rows `[n, source]`, `[n, expanded]`, some of each part: one or two disjoint choices.
+fn sampled_rows(
+    source: &Checkpoint,
+    expanded: &Checkpoint,
+    parts: &[Part],
+) -> Result<Vec<Vec<Sample>>> {
+    let of_part = |part: &Part| {
+        let choices = picks(part.rows() - part.first()).into_iter();
+        let choice = |mut picked: Vec<usize>| {
             picked.iter_mut().for_each(|row| *row += part.first());
             let rows = |checkpoint, lens| pick(checkpoint, lens, part.turned, &picked);
-            let pair = (
-                rows(source, part.source)? * part.scale.0,
-                rows(expanded, part.expanded)? * part.scale.1,
-            );
-            if firsts.len() == number {
-                firsts.push(pair.clone());
-            }
-            if picked.len() >= ENOUGH {
-                samples.push(pair);
-            }
-        }
-    }
-    if firsts.len() > 1 || samples.is_empty() {
+            let s = rows(source, part.source)? * part.scale.0;
+            Ok((s, rows(expanded, part.expanded)? * part.scale.1))
+        };
+        choices.map(choice).collect()
+    };
+    parts.iter().filter(|part| !part.kept).map(of_part).collect()
+}
+
+/// What the map is read off: every choice of rows that are enough, and one choice of each part's
+/// together. `centre`: up to a constant over the channels. `moved`: up to a row that is taken from
+/// one part and added to another; then a part's rows are held against its first, whose sum over the
+/// parts stays what it was.
+fn samples(rows: &[Vec<Sample>], centre: bool, moved: bool) -> Vec<Sample> {
+    let seen = |rows: &Array2<f64>| {
+        let rows = if moved { differences(rows) } else { rows.clone() };
+        if centre { centred(rows) } else { rows }
+    };
+    let both = |(s, t): &Sample| (seen(s), seen(t));
+    let enough = rows.iter().flatten().filter(|(s, _)| s.nrows() >= ENOUGH);
+    let mut samples: Vec<Sample> = enough.map(both).collect();
+    if rows.len() > 1 || samples.is_empty() {
         let join = |side: fn(&Sample) -> &Array2<f64>| {
-            let views: Vec<_> = firsts.iter().map(|pair| side(pair).view()).collect();
+            let firsts: Vec<&Array2<f64>> = rows.iter().map(|choices| side(&choices[0])).collect();
+            let mut joined: Vec<Array2<f64>> = firsts.iter().map(|rows| seen(rows)).collect();
+            if moved {
+                let first = |rows: &&Array2<f64>| rows.slice(ndarray::s![..1, ..]).to_owned();
+                let sum = firsts.iter().map(first).reduce(|sum, row| sum + row);
+                joined.extend(sum.map(|row| if centre { centred(row) } else { row }));
+            }
+            let views: Vec<_> = joined.iter().map(|rows| rows.view()).collect();
             concatenate(Axis(0), &views).expect("equal widths")
         };
-        samples.push((join(|p| &p.0), join(|p| &p.1)));
+        samples.push((join(|pair| &pair.0), join(|pair| &pair.1)));
     }
-    Ok(samples)
+    samples
+}
+
+/// The rows but the first, less the first.
+fn differences(rows: &Array2<f64>) -> Array2<f64> {
+    let (first, rest) = rows.view().split_at(Axis(0), 1);
+    &rest - &first
 }
 
 /// Rows that a sample needs to tell channels apart by itself.
@@ -226,9 +241,11 @@ fn pick(checkpoint: &Checkpoint, lens: &Lens, turned: bool, rows: &[usize]) -> R
 
 type Proposal = Option<(Entry, f64)>;
 
-/// What each sample proposes for each channel, and the proposal that most agree on.
+/// What each sample proposes for each channel, and the proposal that most agree on. Where a source
+/// channel holds nothing but zeros, so do its copies: a sample that sees zeros agrees with both.
 fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> {
     let proposals: Vec<Vec<Proposal>> = samples.iter().map(|(s, t)| propose(s, t, unit)).collect();
+    let holds_zeros = |sample: &Sample, of: usize| sample.0.column(of).iter().all(|v| *v == 0.0);
     (0..widths.1)
         .map(|channel| {
             let cast: Vec<(Entry, f64)> = proposals.iter().filter_map(|p| p[channel]).collect();
@@ -237,7 +254,17 @@ fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> 
                 Entry::Mean => 1,
                 Entry::Zero => 0,
             };
-            let votes = |entry: &Entry| cast.iter().filter(|(e, _)| e == entry).count();
+            let agrees = |entry: &Entry, (proposal, sample): (&Vec<Proposal>, &Sample)| match (
+                entry,
+                proposal[channel],
+            ) {
+                (entry, Some((proposed, _))) if *entry == proposed => true,
+                (Entry::Copy { of, .. }, Some((Entry::Zero, _))) => holds_zeros(sample, *of),
+                _ => false,
+            };
+            let votes = |entry: &Entry| {
+                proposals.iter().zip(samples).filter(|seen| agrees(entry, *seen)).count()
+            };
             let best = cast.iter().map(|(e, _)| *e).max_by_key(|e| (votes(e), rank(e)))?;
             let mut ratios: Vec<f64> =
                 cast.iter().filter(|(e, _)| *e == best).map(|(_, r)| *r).collect();
@@ -274,16 +301,22 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
                 proposals.push(Some((Entry::Zero, 1.0)));
                 continue;
             }
+            let ratio = t_norm[channel] / mean_norm;
+            let is_mean = mean.dot(&block.row(offset)) / mean_norm >= least;
+            let mean = is_mean.then_some((Entry::Mean, ratio));
             let near = Near { cosines: row, size: t_norm[channel], norms: &s_norm, scale };
-            if let Some(of) = near.choose(channel % s.ncols(), &used, (least, unit)) {
-                used[of] += 1;
-                let entry = Entry::Copy { of, sign: row[of].signum() };
-                proposals.push(Some((entry, t_norm[channel] / s_norm[of])));
+            let Some(of) = near.choose(channel % s.ncols(), &used, (least, unit)) else {
+                proposals.push(mean);
+                continue;
+            };
+            // Few rows leave directions alike; then the size tells the mean from a copy.
+            if is_mean && near.distance(of) > angle && (ratio / scale - 1.0).abs() <= angle {
+                proposals.push(mean);
                 continue;
             }
-            let cosine = mean.dot(&block.row(offset)) / mean_norm;
-            let is_mean = cosine >= least;
-            proposals.push(is_mean.then(|| (Entry::Mean, t_norm[channel] / mean_norm)));
+            used[of] += 1;
+            let entry = Entry::Copy { of, sign: row[of].signum() };
+            proposals.push(Some((entry, t_norm[channel] / s_norm[of])));
         }
     }
     proposals

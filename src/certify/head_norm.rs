@@ -51,13 +51,14 @@ fn blurred_from(weight_unit: f64) -> f64 {
 
 /// The heads of a projection behind their norm: rows `[heads·head_dim, n]`, and what each head's
 /// norm divides by. `rows` `[heads·head_dim, n]` hold the weights and the bias; a LayerNorm adds a
-/// column for β. `weight_unit` is the unit of rounding of what the rows are made of.
+/// column for β. `weight_unit` is the unit of rounding of what the rows are made of; `normed`:
+/// whether they read what a norm of the stream returns.
 pub(super) fn behind_norm(
     side: &Side,
     norm: &Norm,
     rows: &Bounded,
     head_dim: usize,
-    weight_unit: f64,
+    (weight_unit, normed): (f64, bool),
 ) -> Result<(Bounded, Vec<Denominator>)> {
     let gamma = side.gamma(norm, head_dim)?;
     let beta = match (&norm.bias, norm.kind) {
@@ -72,7 +73,10 @@ pub(super) fn behind_norm(
             head = head.centre_columns();
         }
         let eps_unit = unit(Dtype::F32).min(side.unit_of_gamma(norm));
-        let denominator = Denominator::of(head, norm.eps, eps_unit, weight_unit);
+        let denominator = match normed && is_outweighed(&head, norm.eps, weight_unit) {
+            true => Denominator::of_eps(head, norm.eps, eps_unit),
+            false => Denominator::of(head, norm.eps, eps_unit, weight_unit),
+        };
         let mut behind = denominator.rows.clone().times_rows(&gamma);
         if let Some(beta) = &beta {
             behind = behind.beside(beta);
@@ -83,7 +87,19 @@ pub(super) fn behind_norm(
     Ok((Bounded::stacked(&heads), denominators))
 }
 
+/// Whether nothing but ε is left of what the head divides by, within the unit of rounding.
+fn is_outweighed(head: &Bounded, eps: f64, unit: f64) -> bool {
+    let square: f64 = head.value.iter().map(|v| v * v).sum();
+    eps > 0.0 && square * head.cols() as f64 / head.rows() as f64 <= unit * eps
+}
+
 impl Denominator {
+    /// Of rows that ε outweighs.
+    fn of_eps(rows: Bounded, eps: f64, eps_unit: f64) -> Self {
+        let rows = rows.times(1.0 / eps.sqrt());
+        Denominator { rows, size_squared: 0.0, error: 0.0, eps, eps_unit, blurred: false }
+    }
+
     fn of(mut rows: Bounded, eps: f64, eps_unit: f64, weight_unit: f64) -> Self {
         let channels = rows.rows() as f64;
         let square: f64 = rows.value.iter().map(|v| v * v).sum();

@@ -1,11 +1,12 @@
 //! What attention and MLP write, channel by channel.
 
-use super::bounded::Bounded;
+use super::bounded::{Bounded, Stored};
 use super::channels::{Keys, Writes};
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
 use crate::error::{Error, Result};
 use crate::model::{Activation, Attention, Mlp, Op};
+use ndarray::{Array2, ArrayView1, Axis};
 
 /// Reads what `op` writes, as a function of the source's stream.
 pub(super) fn writes(reader: &Reader, op: &Op) -> Result<Writes> {
@@ -52,7 +53,11 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
         constants.value[[channel, 0]] = value_bias.value[[*row, 0]];
         constants.variance[[channel, 0]] = value_bias.variance[[*row, 0]];
     }
-    let bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
+    let mut bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
+    if others.norm.is_some() {
+        let floor = rounding_of_writes(&fan_out, (&values, &of));
+        bias.variance += &floor.mapv(|floor| floor * floor);
+    }
     let scale = layer_scale(reader)?;
     let patterns = patterns(reader, attention, &query, &key)?;
     Ok(Writes {
@@ -63,6 +68,18 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
         bias: scaled(bias, &scale),
         scale,
     })
+}
+
+/// What rounding leaves of the largest product that is added to each row, `[hidden, 1]`: values
+/// behind a norm are about as large as their rows. A constant that is smaller than this is none: a
+/// value bias that was moved to where fan-outs cancel leaves one.
+fn rounding_of_writes(fan_out: &Stored, (values, of): (&Bounded, &[usize])) -> Array2<f64> {
+    let sizes = values.value.map_axis(Axis(1), |row| row.dot(&row).sqrt());
+    let largest = |row: ArrayView1<f64>| {
+        row.iter().zip(of).map(|(w, of)| w.abs() * sizes[*of]).fold(0.0, f64::max)
+    };
+    let rows = fan_out.value.map_axis(Axis(1), largest);
+    (rows * fan_out.unit).insert_axis(Axis(1))
 }
 
 /// LayerScale multiplies all that a branch writes: `diag(scale) W_T E_in = E diag(scale) W_S`, and

@@ -6,6 +6,7 @@ use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};
+use super::side::Side;
 use super::squares::{Ledger, Residual};
 use super::stream::{Factor, written_map};
 use super::streamed;
@@ -16,6 +17,9 @@ use rayon::prelude::*;
 
 /// Rows of a head that are held at a time.
 const BLOCK: usize = 1024;
+
+/// Weights of norms that are nearer to each other than this, relative to the largest, may be one.
+const SAME_WEIGHT: f64 = 1.0 / 128.0;
 
 const HEAD: &str = "the head must give the source's numbers";
 const OTHER_STEPS: &str = "the two models compute this output in different steps";
@@ -101,7 +105,8 @@ impl Network<'_> {
                     self.head(&walk, (s, t), place, ledger)?
                 }
                 (Step::Linear(s), Step::Linear(t)) if walk.factor == 1.0 => {
-                    self.hidden(&mut walk, (s, t), place, ledger)?
+                    let next = (norm_behind(&source[at + 1..]), norm_behind(&expanded[at + 1..]));
+                    self.hidden(&mut walk, (s, t), next, place, ledger)?
                 }
                 (Step::Activation(s), Step::Activation(t)) if s == t && walk.selects() => true,
                 (Step::Softcap(s), Step::Softcap(t)) if s == t && walk.selects() => true,
@@ -242,11 +247,13 @@ impl Network<'_> {
         Ok(true)
     }
 
-    /// A hidden layer of a head: every expanded row is a source row, or zero.
+    /// A hidden layer of a head: every expanded row is a source row, or zero. Rows that are equal
+    /// are told apart by the weights of the norms behind.
     fn hidden(
         &self,
         walk: &mut Walk,
         (s, t): (&Linear, &Linear),
+        next: (Option<&Norm>, Option<&Norm>),
         place: &str,
         ledger: &mut Ledger,
     ) -> Result<bool> {
@@ -267,16 +274,18 @@ impl Network<'_> {
         for (row, g) in groups_s.iter().enumerate() {
             members[group(g)].push(row);
         }
+        let sizes = (rows.0.rows(), rows.1.rows());
+        let weights =
+            (weights(self.source, next.0, sizes.0)?, weights(self.expanded, next.1, sizes.1)?);
         let mut used = vec![0usize; rows.0.rows()];
         let mut entries = Vec::with_capacity(rows.1.rows());
         let mut strangers = Vec::new();
         for (row, g) in groups_t.iter().enumerate() {
             let candidates = &members[group(g)];
             let position = row % rows.0.rows();
-            let of = match candidates.contains(&position) {
-                true => Some(position),
-                false => candidates.iter().copied().min_by_key(|s| used[*s]),
-            };
+            let other_weight = |of: usize| (weights.0[of] - weights.1[row]).abs() > SAME_WEIGHT;
+            let of = candidates.iter().copied();
+            let of = of.min_by_key(|of| (other_weight(*of), used[*of], *of != position));
             entries.push(match of {
                 Some(of) => {
                     used[of] += 1;
@@ -352,6 +361,23 @@ impl Compared {
 }
 
 /// Whether the norm in front or the head itself is wrong: a norm spoils all rows.
+/// The norm behind a hidden layer, if only pointwise functions stand in between.
+fn norm_behind(steps: &[Step]) -> Option<&Norm> {
+    let mut steps = steps.iter().filter(|step| !matches!(step, Step::Activation(_)));
+    match steps.next() {
+        Some(Step::Norm(norm)) => Some(norm),
+        _ => None,
+    }
+}
+
+/// A norm's weights, relative to the largest; all one without a norm.
+fn weights(side: &Side, norm: Option<&Norm>, channels: usize) -> Result<Vec<f64>> {
+    let Some(norm) = norm else { return Ok(vec![1.0; channels]) };
+    let gamma = side.gamma(norm, channels)?.value;
+    let largest = gamma.iter().fold(f64::MIN_POSITIVE, |max, gamma| max.max(gamma.abs()));
+    Ok(gamma.iter().map(|gamma| gamma / largest).collect())
+}
+
 fn head_fault<'a>(
     readers: (&Reader<'a>, &Reader<'a>),
     (s, t): (&'a Linear, &'a Linear),

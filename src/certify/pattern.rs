@@ -74,7 +74,8 @@ fn factors(
     let gamma = reader.norm.map_or(0.0, |norm| side.unit_of_gamma(norm));
     let unit = side.unit(&linear.weight).max(gamma);
     let columns = joined.cols();
-    let (rows, denominators) = behind_norm(side, norm, &joined, head_dim, unit)?;
+    let (rows, denominators) =
+        behind_norm(side, norm, &joined, head_dim, (unit, reader.norm.is_some()))?;
     let constant = rows.cols() - columns;
     Ok(Factors { rows, constant, denominators })
 }

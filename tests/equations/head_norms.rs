@@ -168,3 +168,44 @@ fn norms_in_one_model_alone_are_unknown() {
     let pair = Pair::gpt2().but(normed(NormKind::Rms, 0.0));
     pair.is_unknown("norms of queries and keys");
 }
+
+/// Gives the queries of each head one row, but for a number that is taken from one copy of a channel
+/// and added to the other.
+fn one_row(half: &mut Half, moved: f64) {
+    let attention = half.attention(0);
+    for lens in attention.query.lenses() {
+        half.edit(lens, |matrix| {
+            for row in 0..matrix.nrows() {
+                let first = matrix.row(row / attention.head_dim * attention.head_dim).to_owned();
+                matrix.row_mut(row).assign(&first);
+            }
+        });
+    }
+    if moved != 0.0 {
+        half.edit(&attention.query.weight, |weight| {
+            weight[[1, 0]] += moved;
+            weight[[1, 6]] -= moved;
+        });
+    }
+}
+
+#[test]
+fn what_rounding_leaves_of_a_head_is_nothing_if_epsilon_outweighs_it() {
+    let pair = |eps: f64| {
+        Pair::gpt2().both(normed(NormKind::Layer, 0.0)).both(|half| {
+            one_row(half, 0.0);
+            change(half, |norm| norm.eps = eps);
+        })
+    };
+    let by = |moved: f64| pair(1e-2).but(|half| one_row(half, moved));
+    by(0.1).is_proven();
+    // A norm whose epsilon is zero makes something of it.
+    let made = pair(0.0).but(|half| one_row(half, 0.1));
+    assert!(!made.certificate().proves_lossless());
+    // And small rows that are no rounding count, whatever outweighs them.
+    let small = pair(1e-2).but(|half| {
+        let attention = half.attention(0);
+        half.edit(&attention.query.weight, |weight| weight[[1, 0]] += 5e-6);
+    });
+    small.is_caught();
+}

@@ -278,24 +278,23 @@ impl Map {
 
     /// How what reads this space is made from what reads the source's.
     pub(super) fn split(&self, share: Share) -> Split<'_> {
-        Split { map: self, weights: self.shares(share) }
+        Split { map: self, parts: self.parts(share) }
     }
 
-    fn shares(&self, share: Share) -> Vec<f64> {
+    fn parts(&self, share: Share) -> Vec<f64> {
         let count = self.count();
         let mut seen = vec![0; self.sources];
         let weight = |entry: &Entry| {
             let Entry::Copy(j) = *entry else { return 0.0 };
             seen[j] += 1;
-            let part = match (share, seen[j]) {
+            match (share, seen[j]) {
                 (Share::Equal, _) => 1.0 / count[j] as f64,
                 (Share::First, 1) => 1.0,
                 (Share::Last, place) if place == count[j] => 1.0,
                 (Share::Opposite, 1) if count[j] > 1 => 0.5,
                 (Share::Opposite, 2) => -0.5,
                 _ => 0.0,
-            };
-            part / self.scale
+            }
         };
         self.entries.iter().map(weight).collect()
     }
@@ -304,22 +303,23 @@ impl Map {
 /// A map E with the share of each copy: a left inverse L of E, which reads copies alone.
 pub(super) struct Split<'a> {
     map: &'a Map,
-    weights: Vec<f64>,
+    /// What each copy takes of its source, before the map's scale is undone.
+    parts: Vec<f64>,
 }
 
 impl Split<'_> {
     /// `w L`: adds to `expanded` what reads the expanded space as `row` reads the source.
     pub fn add(&self, row: ArrayView1<f64>, mut expanded: ArrayViewMut1<f64>) {
-        for ((entry, weight), slot) in self.map.entries.iter().zip(&self.weights).zip(&mut expanded)
-        {
+        for ((entry, part), slot) in self.map.entries.iter().zip(&self.parts).zip(&mut expanded) {
             if let Entry::Copy(j) = entry {
-                *slot += row[*j] * weight;
+                *slot += row[*j] * (part / self.map.scale);
             }
         }
     }
 
     /// `z (I − E L)`: takes from `free` what would read anything on the image of E. With equal
-    /// shares of a map that only copies, this is the orthogonal projection.
+    /// shares of a map that only copies, this is the orthogonal projection. Nothing at all is left
+    /// of what a lone copy reads: rounding would be all that stands in the columns of a zero.
     pub fn hide(&self, free: &mut Array1<f64>) {
         let mut read = vec![0.0; self.map.sources];
         let mut mean = 0.0;
@@ -330,10 +330,10 @@ impl Split<'_> {
                 Entry::Zero => {}
             }
         }
-        for ((entry, weight), slot) in self.map.entries.iter().zip(&self.weights).zip(free) {
+        for ((entry, part), slot) in self.map.entries.iter().zip(&self.parts).zip(free) {
             if let Entry::Copy(j) = entry {
                 let read = read[*j] + mean * self.map.weight(*j);
-                *slot -= read * self.map.scale * weight;
+                *slot -= read * part;
             }
         }
     }
@@ -404,6 +404,17 @@ mod tests {
             let mut free = Array1::from_shape_fn(map.len(), |i| (i as f64 * 3.0).sin());
             map.split(Share::Equal).hide(&mut free);
             assert!(free.dot(&dense(&map)).iter().all(|e| e.abs() < 1e-14), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_hidden_in_a_lone_copy() {
+        for scale in [1.0, 1.0 / 1.25, 0.7] {
+            let map = Map::copies(3, [0, 1, 2, 1]).scaled(scale);
+            let mut free = Array1::from_shape_fn(map.len(), |i| (i as f64 * 3.0 + 1.0).sin());
+            map.split(Share::Equal).hide(&mut free);
+            assert_eq!((free[0], free[2]), (0.0, 0.0), "{scale}");
+            assert!(free[1] != 0.0 && free[3] == -free[1], "{scale}");
         }
     }
 
