@@ -21,6 +21,7 @@ mod fold;
 
 use super::bounded::Ratio;
 use super::certificate::Certificate;
+use super::fields::OtherCode;
 use super::squares::{Ledger, Residual};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -132,7 +133,10 @@ impl Pair<'_> {
                 kept_s.len(),
                 kept_t.len()
             );
-            ledger.unknown(format!("stage {index}"), reason);
+            match self.expanded.speaks(t, index, &reason)? {
+                Some(failure) if kept_t.len() > kept_s.len() => ledger.fail(failure),
+                _ => ledger.unknown(format!("stage {index}"), reason),
+            }
             return Ok(None);
         }
         let mut map = map.clone();
@@ -156,7 +160,7 @@ impl Pair<'_> {
     ) -> Result<Option<Alike>> {
         let alike = s.convolutions.len() == t.convolutions.len() && s.stride() == t.stride();
         if !alike || !same_shortcut(s, t) {
-            ledger.unknown(place, "the two networks have blocks of other kinds here");
+            self.other_code(place, "the two networks have blocks of other kinds here", ledger);
             return Ok(None);
         }
         let mut inner = map.clone();
@@ -170,7 +174,7 @@ impl Pair<'_> {
         }
         let (a, b) = (&s.convolutions[last], &t.convolutions[last]);
         if !comparable(a, b) {
-            ledger.unknown(place, "the two networks have other kernels or strides here");
+            self.other_code(place, "the two networks have other kernels or strides here", ledger);
             return Ok(None);
         }
         let folded_s =
@@ -178,6 +182,17 @@ impl Pair<'_> {
         let folded_t =
             self.expanded.fold(b, &inner.expanded)?.plus(self.expanded.shortcut(t, &map.expanded)?);
         Ok(self.read_off(place, (&folded_s, &folded_t), ledger))
+    }
+
+    /// Books that a step differs.
+    fn other_code(&self, place: &str, reason: &str, ledger: &mut Ledger) {
+        let fields = &["downsample_in_bottleneck", "layer_type", "embedding_size"];
+        let other = OtherCode { reason: reason.into(), fields };
+        let configs = (self.source.checkpoint.config(), self.expanded.checkpoint.config());
+        match other.failure(configs, place) {
+            Some(failure) => ledger.fail(failure),
+            None => ledger.unknown(place, other.reason),
+        }
     }
 
     /// Holds a convolution; gives the map of its channels.
@@ -189,7 +204,7 @@ impl Pair<'_> {
         ledger: &mut Ledger,
     ) -> Result<Option<Alike>> {
         if !comparable(s, t) {
-            ledger.unknown(place, "the two networks have other kernels or strides here");
+            self.other_code(place, "the two networks have other kernels or strides here", ledger);
             return Ok(None);
         }
         let a = self.source.fold(s, &map.source)?;

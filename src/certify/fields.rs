@@ -1,4 +1,5 @@
-//! Conditions on numbers of the configuration: ε, windows, how many experts are active.
+//! Conditions on the configuration: ε, windows, how many experts are active, and whatever else both
+//! models must do alike in code.
 
 use super::bounded::UNITS;
 use super::certificate::{Failure, Reach};
@@ -8,8 +9,9 @@ use super::side::unit;
 use super::squares::{Ledger, Residual};
 use super::stream::eta_squared;
 use super::sublayer::Network;
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Config, Dtype};
 use crate::model::{Attention, Experts, Norm, Op, Window};
+use serde_json::Value;
 
 impl Network<'_> {
     /// `ε_T = η² ε_S`, to the precision in which norms are computed.
@@ -82,6 +84,45 @@ impl Network<'_> {
             });
         }
     }
+}
+
+/// A step that the two models do differently in code.
+pub(super) struct OtherCode {
+    /// What differs, in words.
+    pub reason: String,
+    /// The fields that may say so.
+    pub fields: &'static [&'static str],
+}
+
+impl Network<'_> {
+    /// Books that a step differs: as a failure of the field that says so, if there is one that is
+    /// not the source's. Whether it shows, a forward pass tells.
+    pub fn other_code(&self, other: OtherCode, place: &str, ledger: &mut Ledger) {
+        let configs = (self.source.checkpoint.config(), self.expanded.checkpoint.config());
+        match other.failure(configs, place) {
+            Some(failure) => ledger.fail(failure),
+            None => ledger.unknown(place, other.reason),
+        }
+    }
+}
+
+impl OtherCode {
+    /// The failure of the first of the fields that differs.
+    pub fn failure(&self, (s, t): (&Config, &Config), place: &str) -> Option<Failure> {
+        let field = self.fields.iter().find(|field| value(s, field) != value(t, field))?;
+        let number = |config| value(config, field).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        Some(Failure {
+            rule: "both models must do the same with the same numbers".into(),
+            cause: Some(self.reason.clone()),
+            relative: 1.0,
+            ..of_field(field, place, (number(s), number(t)))
+        })
+    }
+}
+
+/// A field, wherever a configuration has it (timm's are in a section).
+fn value<'a>(config: &'a Config, field: &str) -> Option<&'a Value> {
+    config.get(field).or_else(|| config.get("model_args")?.get(field))
 }
 
 const FIXED_EPS: &str = "ε (fixed in the family's code)";

@@ -67,6 +67,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::{Model, Norm, NormKind, Output, Step, Sublayer};
 use align::Pair;
+use fields::OtherCode;
 use map::Map;
 use rayon::prelude::*;
 use side::{Caps, Side};
@@ -247,6 +248,13 @@ fn norms(model: &Model) -> Vec<&Norm> {
 fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Result<Map> {
     let (s, t) = (stack.layers.0.concat(), stack.layers.1.concat());
     let places = places(stack);
+    let parallel = |sublayers: &[Sublayer]| sublayers.iter().any(|s| s.branches.len() > 1);
+    if parallel(&s) != parallel(&t) {
+        let reason = "attention and MLP read the same stream in one model alone".into();
+        let other = OtherCode { reason, fields: &["use_parallel_residual"] };
+        network.other_code(other, "layers", ledger);
+        return Ok(map);
+    }
     if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
         return rows::hold(network, map, (&s, &t), &places, ledger);
     }

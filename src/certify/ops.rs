@@ -2,6 +2,7 @@
 
 use super::bounded::{Bounded, Stored};
 use super::channels::{Keys, Writes};
+use super::fields::OtherCode;
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
 use crate::error::{Error, Result};
@@ -101,59 +102,81 @@ pub(super) fn value_rows(attention: &Attention) -> Vec<usize> {
     (0..attention.heads * size).map(|c| c / size / group * size + c % size).collect()
 }
 
+/// Fields that name the activation of an MLP.
+const ACTIVATION: &[&str] = &[
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    "activation",
+    "act_layer",
+    "feed_forward_proj",
+];
+const DISTANCES: &[&str] = &["relative_attention_max_distance", "relative_attention_num_buckets"];
+const SOFTCAP: &[&str] = &["attn_logit_softcapping"];
+
 /// Why two ops cannot be compared at all, if they cannot.
-pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<String> {
+pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<OtherCode> {
+    let other = |reason: &str| Some(OtherCode { reason: reason.into(), fields: &[] });
     match (source, expanded) {
         (Op::Mlp(s), Op::Mlp(t)) => other_mlp(s, t),
         (Op::Attention(s), Op::Attention(t)) => {
             if s.causal != t.causal {
-                return Some("only one of the two is causal".into());
+                return other("only one of the two is causal");
             }
             if s.reads_encoder != t.reads_encoder {
-                return Some("only one of the two reads what the encoder returns".into());
+                return other("only one of the two reads what the encoder returns");
             }
             let distances = |attention: &Attention| {
                 let bias = attention.relative.as_ref()?;
                 Some((bias.table.rows(), bias.max_distance, bias.two_sided))
             };
             if distances(s) != distances(t) {
-                return Some("the two put distances between positions into other buckets".into());
+                let reason = "the two put distances between positions into other buckets".into();
+                return Some(OtherCode { reason, fields: DISTANCES });
             }
             if s.rotary.is_some() != t.rotary.is_some() {
-                return Some("only one of the two has rotary positions".into());
+                return other("only one of the two has rotary positions");
             }
             other_logits(s, t)
         }
         (Op::Experts(s), Op::Experts(t)) => match (s.experts.first(), t.experts.first()) {
             (Some(s), Some(t)) => other_mlp(s, t),
-            _ => Some("a mixture has no experts".into()),
+            _ => other("a mixture has no experts"),
         },
-        _ => Some("the two sublayers are of different kinds".into()),
+        _ => other("the two sublayers are of different kinds"),
     }
 }
 
-fn other_mlp(s: &Mlp, t: &Mlp) -> Option<String> {
-    if s.activation != t.activation {
+fn other_mlp(s: &Mlp, t: &Mlp) -> Option<OtherCode> {
+    let reason = if s.activation != t.activation {
         let (s, t) = (s.activation, t.activation);
-        return Some(format!("the activation is {s:?} in the source, here {t:?}"));
-    }
-    (s.gate.is_some() != t.gate.is_some()).then(|| "only one of the two is gated".into())
+        format!("the activation is {s:?} in the source, here {t:?}")
+    } else if s.gate.is_some() != t.gate.is_some() {
+        "only one of the two is gated".into()
+    } else {
+        return None;
+    };
+    Some(OtherCode { reason, fields: ACTIVATION })
 }
 
 /// What two attentions do to their logits `l` must be one function of `l`: no equation is known
 /// between two soft caps, or between a norm of queries and none.
-fn other_logits(s: &Attention, t: &Attention) -> Option<String> {
+fn other_logits(s: &Attention, t: &Attention) -> Option<OtherCode> {
     if s.softcap != t.softcap {
         let words = |cap: Option<f64>| match cap {
             Some(cap) => format!("{cap}"),
             None => "none".to_string(),
         };
         let (s, t) = (words(s.softcap), words(t.softcap));
-        return Some(format!("the soft cap on attention logits is {s} in the source, here {t}"));
+        let reason = format!("the soft cap on attention logits is {s} in the source, here {t}");
+        return Some(OtherCode { reason, fields: SOFTCAP });
     }
     match (&s.head_norms, &t.head_norms) {
         (None, None) => None,
         (Some(s), Some(t)) if s.query.kind == t.query.kind && s.key.kind == t.key.kind => None,
-        _ => Some("the norms of queries and keys are of different kinds".into()),
+        _ => {
+            let reason = "the norms of queries and keys are of different kinds".into();
+            Some(OtherCode { reason, fields: &[] })
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::agreement::Agreement;
 use super::bounded::{Ratio, UNITS};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
+use super::fields::OtherCode;
 use super::map::{Entry, Map};
 use super::reader::{Folded, Reader, readers};
 use super::side::Side;
@@ -23,6 +24,9 @@ const SAME_WEIGHT: f64 = 1.0 / 128.0;
 
 const HEAD: &str = "the head must give the source's numbers";
 const OTHER_STEPS: &str = "the two models compute this output in different steps";
+/// Fields that put a factor in front of a head or take it away.
+const HEAD_FACTOR: &[&str] = &["scale_decoder_outputs", "tie_word_embeddings"];
+const SOFTCAP: &[&str] = &["final_logit_softcapping"];
 const HIDDEN: &str = "the channels of a head's hidden layer must be copies of the source's";
 
 /// Where the walk from the stream to an output stands.
@@ -76,7 +80,8 @@ impl Network<'_> {
         ledger: &mut Ledger,
     ) -> Result<Option<Walk<'n>>> {
         if source.len() != expanded.len() {
-            ledger.unknown(place, OTHER_STEPS);
+            let other = OtherCode { reason: OTHER_STEPS.into(), fields: HEAD_FACTOR };
+            self.other_code(other, place, ledger);
             return Ok(None);
         }
         let norms = (None, None);
@@ -112,7 +117,7 @@ impl Network<'_> {
                 (Step::Softcap(s), Step::Softcap(t)) if s == t && walk.selects() => true,
                 (Step::Softcap(s), Step::Softcap(t)) if s != t => {
                     let reason = format!("the outputs' soft cap is {s} in the source, here {t}");
-                    ledger.unknown(place, reason);
+                    self.other_code(OtherCode { reason, fields: SOFTCAP }, place, ledger);
                     false
                 }
                 // A mean of two results is the source's if each of them is.

@@ -49,8 +49,8 @@ impl<'a> Network<'a> {
                 ledger.unknown(place, format!("no equation is known for {what}"));
                 continue;
             }
-            if let Some(reason) = incomparable(&s.op, &t.op) {
-                ledger.unknown(place, reason);
+            if let Some(other) = incomparable(&s.op, &t.op) {
+                self.other_code(other, place, &mut ledger);
                 continue;
             }
             if let (Op::Attention(s), Op::Attention(t)) = (&s.op, &t.op) {

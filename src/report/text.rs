@@ -185,8 +185,11 @@ fn failure(failure: &Failure, lines: &mut Lines) {
         false => format!(", held against the source's `{source_tensor}`"),
     };
     lines.add("at", format!("{place}{index}{held}"));
-    lines.add("expected", full(failure.expected));
-    lines.add("got", full(failure.got));
+    // A setting need not be a number: then the cause says what it is.
+    if !failure.expected.is_nan() && !failure.got.is_nan() {
+        lines.add("expected", full(failure.expected));
+        lines.add("got", full(failure.got));
+    }
     if let Some(units) = units(failure) {
         lines.add(
             "off by",

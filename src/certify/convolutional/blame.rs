@@ -1,11 +1,13 @@
 //! Which tensor a failing convolution is told by.
 
 use super::alike::Alike;
-use super::fold::{Folded, Norm, Part};
+use super::fold::{Folded, Norm, Part, Reader};
 use crate::certify::bounded::{Bounded, Ratio, Row, UNITS};
 use crate::certify::certificate::Failure;
 use crate::certify::squares::{Place, Residual, failure};
+use crate::error::Result;
 use crate::model::Lens;
+use crate::model::convolutional::Block;
 
 /// A failure told by the tensor of a norm, if all else in the worst row is as in the source, and
 /// by the tensor that holds the worst entry if not.
@@ -31,6 +33,39 @@ pub(super) fn failed(
             got: wrong.got,
             ..told((wrong.tensor, wrong.source), wrong.tensor.stored_index(row, 0))
         },
+    }
+}
+
+impl Reader<'_> {
+    /// The first number that is not zero of the last norm of that block of a stage whose norm has
+    /// fewest, if these are few: one that should write nothing, perhaps.
+    pub fn speaks(&self, blocks: &[Block], stage: usize, reason: &str) -> Result<Option<Failure>> {
+        let mut found = Vec::new();
+        for (number, block) in blocks.iter().enumerate().filter(|(_, b)| b.shortcut.is_none()) {
+            let norm = &block.convolutions[block.convolutions.len() - 1].norm;
+            let mut spoken = Vec::new();
+            for lens in [&norm.weight, &norm.bias] {
+                let values = lens.read(self.checkpoint)?;
+                let rows = values.column(0).to_owned().into_iter().enumerate();
+                spoken
+                    .extend(rows.filter(|(_, value)| *value != 0.0).map(|(row, v)| (lens, row, v)));
+            }
+            if let Some(first) = spoken.first()
+                && spoken.len() < norm.weight.rows()
+            {
+                found.push((spoken.len(), number, *first));
+            }
+        }
+        let least = found.into_iter().min_by_key(|(count, ..)| *count);
+        Ok(least.map(|(wrong, number, (lens, row, value))| {
+            let mut residual = Residual::new(0.0);
+            residual.add_entry((row, 0), value, 0.0, f64::MIN_POSITIVE);
+            let place = format!("stage {stage} block {number}");
+            let place = Place { name: &place, tensors: (lens, lens) };
+            let index = lens.stored_index(row, 0);
+            let rule = "a new block must write nothing";
+            Failure { wrong, ..failure(rule, place, &residual, index, Some(reason.into())) }
+        }))
     }
 }
 
