@@ -37,6 +37,32 @@ fn the_sum_of_channels_that_a_norm_without_weight_returns_is_zero() {
     assert_eq!(verdict(&source, &source), Verdict::Lossless);
 }
 
+/// The same with every number, or the one at `only`, times `factor`.
+fn scaled(checkpoint: &Checkpoint, factor: f64, only: Option<(&str, usize)>) -> Checkpoint {
+    let mut tensors = checkpoint.tensors().clone();
+    for (name, tensor) in &mut tensors {
+        let Some(dtype) = tensor.dtype else { continue };
+        let meant = |at| only.is_none_or(|(tensor, place)| (tensor, place) == (name, at));
+        let value = |at| dtype.get(tensor.bytes(), at) * if meant(at) { factor } else { 1.0 };
+        let numbers = (0..tensor.len()).map(value);
+        *tensor = Tensor::from_values(dtype, tensor.shape.clone(), numbers);
+    }
+    Checkpoint::in_memory("scaled", checkpoint.config().clone(), tensors)
+}
+
+#[test]
+fn a_model_is_itself_though_the_squares_of_its_numbers_are_no_numbers() {
+    let patch = "vit.embeddings.patch_embeddings.projection.weight";
+    let huge = scaled(&load("vit-hf-nobias"), 1e200, Some((patch, 9)));
+    assert_ne!(verdict(&huge, &huge), Verdict::NotLossless);
+    for name in ["opt-base", "gpt-neox-base", "llama-base", "bert-model"] {
+        for factor in [1e-100, 1e-180] {
+            let tiny = scaled(&load(name), factor, None);
+            assert_ne!(verdict(&tiny, &tiny), Verdict::NotLossless, "{name} {factor:e}");
+        }
+    }
+}
+
 #[test]
 fn a_source_that_is_an_expansion_returns_copies() {
     for (name, tensor) in [

@@ -241,11 +241,13 @@ fn pick(checkpoint: &Checkpoint, lens: &Lens, turned: bool, rows: &[usize]) -> R
 
 type Proposal = Option<(Entry, f64)>;
 
-/// What each sample proposes for each channel, and the proposal that most agree on. Where a source
-/// channel holds nothing but zeros, so do its copies: a sample that sees zeros agrees with both.
+/// What each sample proposes for each channel, and the proposal that most agree on. A sample in
+/// which two source channels hold the same agrees with both; where one holds nothing but zeros, so
+/// do its copies.
 fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> {
     let proposals: Vec<Vec<Proposal>> = samples.iter().map(|(s, t)| propose(s, t, unit)).collect();
     let holds_zeros = |sample: &Sample, of: usize| sample.0.column(of).iter().all(|v| *v == 0.0);
+    let alike = |sample: &Sample, a: usize, b: usize| sample.0.column(a) == sample.0.column(b);
     (0..widths.1)
         .map(|channel| {
             let cast: Vec<(Entry, f64)> = proposals.iter().filter_map(|p| p[channel]).collect();
@@ -256,10 +258,13 @@ fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> 
             };
             let agrees = |entry: &Entry, (proposal, sample): (&Vec<Proposal>, &Sample)| match (
                 entry,
-                proposal[channel],
+                proposal[channel].map(|(proposed, _)| proposed),
             ) {
-                (entry, Some((proposed, _))) if *entry == proposed => true,
-                (Entry::Copy { of, .. }, Some((Entry::Zero, _))) => holds_zeros(sample, *of),
+                (entry, Some(proposed)) if *entry == proposed => true,
+                (Entry::Copy { of, .. }, Some(Entry::Zero)) => holds_zeros(sample, *of),
+                (Entry::Copy { of, sign }, Some(Entry::Copy { of: other, sign: same })) => {
+                    *sign == same && alike(sample, *of, other)
+                }
                 _ => false,
             };
             let votes = |entry: &Entry| {

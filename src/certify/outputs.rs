@@ -19,9 +19,6 @@ use rayon::prelude::*;
 /// Rows of a head that are held at a time.
 const BLOCK: usize = 1024;
 
-/// Weights of norms that are nearer to each other than this, relative to the largest, may be one.
-const SAME_WEIGHT: f64 = 1.0 / 128.0;
-
 const HEAD: &str = "the head must give the source's numbers";
 const OTHER_STEPS: &str = "the two models compute this output in different steps";
 /// Fields that put a factor in front of a head or take it away.
@@ -282,13 +279,15 @@ impl Network<'_> {
         let sizes = (rows.0.rows(), rows.1.rows());
         let weights =
             (weights(self.source, next.0, sizes.0)?, weights(self.expanded, next.1, sizes.1)?);
+        // Both are relative to a weight that is rounded as well.
+        let same_weight = 2.0 * next.1.map_or(0.0, |norm| self.expanded.unit_of_gamma(norm));
         let mut used = vec![0usize; rows.0.rows()];
         let mut entries = Vec::with_capacity(rows.1.rows());
         let mut strangers = Vec::new();
         for (row, g) in groups_t.iter().enumerate() {
             let candidates = &members[group(g)];
             let position = row % rows.0.rows();
-            let other_weight = |of: usize| (weights.0[of] - weights.1[row]).abs() > SAME_WEIGHT;
+            let other_weight = |of: usize| (weights.0[of] - weights.1[row]).abs() > same_weight;
             let of = candidates.iter().copied();
             let of = of.min_by_key(|of| (other_weight(*of), used[*of], *of != position));
             entries.push(match of {

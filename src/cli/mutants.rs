@@ -18,6 +18,9 @@ pub(super) struct MutantsArguments {
     /// Random pairs per family
     #[arg(long, value_name = "N", default_value_t = 20)]
     cases: u64,
+    /// Changes of each pair, drawn from those that apply [default: every one]
+    #[arg(long, value_name = "N")]
+    changes: Option<usize>,
     /// What all random choices follow from
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -34,7 +37,8 @@ pub(super) fn run(arguments: &MutantsArguments) -> Result<u8> {
     let start = Instant::now();
     let mut surveys = Surveys::new();
     for subject in subjects {
-        surveys.insert(subject, survey(subject, arguments.cases, arguments.seed)?);
+        let changes = arguments.changes.unwrap_or(usize::MAX);
+        surveys.insert(subject, survey(subject, arguments.cases, changes, arguments.seed)?);
     }
     to_stdout(&page(arguments, &surveys, processor_seconds(start)))?;
     Ok(u8::from(surveys.values().any(|tally| !tally.notes.is_empty())))
@@ -52,13 +56,20 @@ fn subjects(family: Option<&str>) -> Result<Vec<Subject>> {
 }
 
 fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String {
-    let MutantsArguments { family, cases, seed } = arguments;
-    let asked = family.iter().map(|family| format!(" --family {family}")).collect::<String>();
+    let MutantsArguments { family, cases, changes, seed } = arguments;
+    let mut asked = family.iter().map(|family| format!(" --family {family}")).collect::<String>();
+    let _ = write!(asked, " --cases {cases}");
+    let each = match changes {
+        Some(changes) => {
+            let _ = write!(asked, " --changes {changes}");
+            format!("each with {changes} deliberate changes, drawn from those of the catalogue")
+        }
+        None => "each with every deliberate change of the catalogue".into(),
+    };
     let mut page = format!(
-        "# Which mistakes are found\n\n`lemon-check mutants{asked} --cases {cases} --seed {seed}` \
+        "# Which mistakes are found\n\n`lemon-check mutants{asked} --seed {seed}` \
          (lemon-check {}, {seconds:.0} s of processor time)\n\n\
-         Random expansions of random models, {cases} per family, each with every deliberate change \
-         of the catalogue\nthat applies. Both models are run: a change counts if an output differs \
+         Random expansions of random models, {cases} per family, {each}\nthat apply. Both models are run: a change counts if an output differs \
          by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more \
          than moving every weight by up to {UNITS} units of its storage rounding does.\nAn \
          equation that is off by more than {LIMIT} units of its carried bound is never called \
@@ -117,9 +128,9 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     page += "\n## Mistakes\n\n`tensor+equation/changed`: an output changed in so many pairs, in so \
              many of them a changed tensor or field is\nblamed first, or another tensor of the \
              same equations. `·`: it changed no output; `–`: it never applied.\n\n";
-    changes(&mut page, surveys, false);
+    table_of_changes(&mut page, surveys, false);
     page += "\n## Equivalent changes\n\n`proven/applied`.\n\n";
-    changes(&mut page, surveys, true);
+    table_of_changes(&mut page, surveys, true);
     list(&mut page, "What should not be", all.clone().flat_map(|tally| &tally.notes));
     let unproven = all.flat_map(|tally| &tally.unproven);
     list(&mut page, "Equivalent changes that are not proven", unproven);
@@ -155,7 +166,7 @@ fn processor_seconds(_since: Instant) -> f64 {
     }
 }
 
-fn changes(page: &mut String, surveys: &Surveys, equivalent: bool) {
+fn table_of_changes(page: &mut String, surveys: &Surveys, equivalent: bool) {
     let names: BTreeSet<&str> = surveys
         .values()
         .flat_map(|tally| tally.cells.keys())

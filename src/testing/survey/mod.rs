@@ -20,7 +20,7 @@ pub use tally::{Cell, Right, Tally};
 pub use transformers::survey_pair;
 
 use super::convolutional::CONV_MUTANTS;
-use super::random::generator;
+use super::random::{Draw, generator};
 use super::{Architecture, Intent, Mutant};
 use crate::certify::Certificate;
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -80,20 +80,28 @@ impl Subject {
     }
 }
 
-/// Surveys `cases` random pairs of one kind, all that follows from `seed`.
+/// Surveys `cases` random pairs of one kind, each with as many of the changes that apply to it as
+/// `changes` says, drawn at random. All follows from `seed`.
 ///
 /// # Errors
 /// If an expansion that should be possible is refused, or a model cannot be read or run: a bug.
-pub fn survey(subject: Subject, cases: u64, seed: u64) -> Result<Tally> {
+pub fn survey(subject: Subject, cases: u64, changes: usize, seed: u64) -> Result<Tally> {
     let one = |case: u64| {
         // Neighbouring seeds ask for other cases.
         let seed = generator(seed ^ case.rotate_left(32)).next_u64();
         match subject {
-            Subject::Transformer(architecture) => transformers::judge(architecture, seed),
-            Subject::ResNet => networks::judge(seed),
+            Subject::Transformer(architecture) => transformers::judge(architecture, changes, seed),
+            Subject::ResNet => networks::judge(changes, seed),
         }
     };
     (0..cases).into_par_iter().map(one).try_reduce(Tally::default, |a, b| Ok(a.plus(b)))
+}
+
+/// The changes of a catalogue in an order that follows from `seed`, for the first that apply to be
+/// taken.
+fn shuffled<T>(catalogue: &[T], seed: u64) -> impl Iterator<Item = &T> {
+    let order = generator(!seed).permutation(catalogue.len());
+    order.into_iter().map(|at| &catalogue[at])
 }
 
 /// A mutant, as it was judged.

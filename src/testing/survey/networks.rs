@@ -1,6 +1,6 @@
 //! One random ResNet, its expansion, and every change of it.
 
-use super::{Judged, Tally, VISIBLE, changed, coarsest, not_proven};
+use super::{Judged, Tally, VISIBLE, changed, coarsest, not_proven, shuffled};
 use crate::checkpoint::Dtype;
 use crate::error::Result;
 use crate::model::Lens;
@@ -10,8 +10,8 @@ use crate::testing::convolutional::{CONV_MUTANTS, random_images};
 use crate::testing::random::generator;
 use std::collections::BTreeSet;
 
-/// Judges the pair of this seed, and each change that applies to it.
-pub(super) fn judge(seed: u64) -> Result<Tally> {
+/// Judges the pair of this seed, and at most `changes` of those that apply to it.
+pub(super) fn judge(changes: usize, seed: u64) -> Result<Tally> {
     let pair = Networks::random(seed, |_| ())?;
     let replay = || format!("seed {seed}, {}", pair.replay());
     let found = pair.certificate(&pair.expanded, &pair.expanded_net);
@@ -26,8 +26,13 @@ pub(super) fn judge(seed: u64) -> Result<Tally> {
     }
     let images = random_images(&pair.source_net, &mut generator(seed));
     let right = logits(&pair.expanded, &pair.expanded_net, &images);
-    for mutant in CONV_MUTANTS {
+    let mut left = changes;
+    for mutant in shuffled(CONV_MUTANTS, seed) {
+        if left == 0 {
+            break;
+        }
         let Some(mutated) = mutant.apply(&pair.pair(), seed)? else { continue };
+        left -= 1;
         let net = describe_convnet(&mutated.checkpoint)?;
         let found = pair.certificate(&mutated.checkpoint, &net);
         tally.count(Judged {

@@ -1,6 +1,6 @@
 //! One random Transformer, its expansion, and every change of it.
 
-use super::{Judged, Tally, UNITS, VISIBLE, changed, coarsest, not_proven};
+use super::{Judged, Tally, UNITS, VISIBLE, changed, coarsest, not_proven, shuffled};
 use crate::certify::certify;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
@@ -11,17 +11,17 @@ use crate::testing::random::generator;
 use crate::testing::{Architecture, Models, Mutant, inputs};
 use std::collections::BTreeSet;
 
-/// Judges the pair of this seed, and each change that applies to it.
-pub(super) fn judge(architecture: Architecture, seed: u64) -> Result<Tally> {
-    survey_pair(&Models::random(architecture, seed, |_| ())?, seed)
+/// Judges the pair of this seed, and some of the changes that apply to it.
+pub(super) fn judge(architecture: Architecture, changes: usize, seed: u64) -> Result<Tally> {
+    survey_pair(&Models::random(architecture, seed, |_| ())?, changes, seed)
 }
 
-/// Judges one pair, and each change that applies to it; which numbers are changed and what both
-/// models read follows from `seed`.
+/// Judges one pair, and at most `changes` of those that apply to it; which, what numbers they
+/// change and what both models read follows from `seed`.
 ///
 /// # Errors
 /// As [`survey`](super::survey).
-pub fn survey_pair(models: &Models, seed: u64) -> Result<Tally> {
+pub fn survey_pair(models: &Models, changes: usize, seed: u64) -> Result<Tally> {
     let (source, right) =
         ((&models.source, &models.source_model), (&models.expanded, &models.expanded_model));
     let replay = || format!("seed {seed}, {}", models.replay());
@@ -31,7 +31,7 @@ pub fn survey_pair(models: &Models, seed: u64) -> Result<Tally> {
     if !found.proves_lossless() {
         tally.notes.push(not_proven("a right expansion", &found, &replay));
     }
-    if models.is_steep() {
+    if models.is_steep() || changes == 0 {
         return Ok(tally);
     }
     let mut rng = generator(seed);
@@ -39,8 +39,13 @@ pub fn survey_pair(models: &Models, seed: u64) -> Result<Tally> {
     all.extend(inputs::covering(source.1, 20, &mut rng));
     let outputs = run_batch::<f64>(right.0, right.1, &all)?;
     let visible = visible(right, &all, 3)?;
-    for mutant in Mutant::ALL {
+    let mut left = changes;
+    for mutant in shuffled(Mutant::ALL, seed) {
+        if left == 0 {
+            break;
+        }
         let Some(mutated) = mutant.apply(&models.pair(), seed)? else { continue };
+        left -= 1;
         let model = describe(&mutated.checkpoint)?;
         let found = certify(source, (&mutated.checkpoint, &model), &|_, _| ())?;
         let others = run_batch::<f64>(&mutated.checkpoint, &model, &all)?;
