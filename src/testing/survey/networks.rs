@@ -26,6 +26,10 @@ pub(super) fn judge(changes: usize, seed: u64) -> Result<Tally> {
     }
     let images = random_images(&pair.source_net, &mut generator(seed));
     let right = logits(&pair.expanded, &pair.expanded_net, &images);
+    let between = apart(&logits(&pair.source, &pair.source_net, &images), &right);
+    if between > VISIBLE {
+        tally.notes.push(format!("a right expansion is {between:e} apart: {}", replay()));
+    }
     let mut left = changes;
     for mutant in shuffled(CONV_MUTANTS, seed) {
         if left == 0 {

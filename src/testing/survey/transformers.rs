@@ -31,14 +31,19 @@ pub fn survey_pair(models: &Models, changes: usize, seed: u64) -> Result<Tally> 
     if !found.proves_lossless() {
         tally.notes.push(not_proven("a right expansion", &found, &replay));
     }
-    if models.is_steep() || changes == 0 {
+    if models.is_steep() {
         return Ok(tally);
     }
     let mut rng = generator(seed);
     let mut all = inputs::random(source.1, &mut rng);
     all.extend(inputs::covering(source.1, 20, &mut rng));
+    let small = run_batch::<f64>(source.0, source.1, &all)?;
     let outputs = run_batch::<f64>(right.0, right.1, &all)?;
     let visible = visible(right, &all, 3)?;
+    let apart = difference(&small, &outputs);
+    if apart > visible && apart > noise(source, &all, 32)?.max(noise(right, &all, 32)?) {
+        tally.notes.push(format!("a right expansion is {apart:e} apart: {}", replay()));
+    }
     let mut left = changes;
     for mutant in shuffled(Mutant::ALL, seed) {
         if left == 0 {
@@ -75,13 +80,18 @@ pub fn survey_pair(models: &Models, changes: usize, seed: u64) -> Result<Tally> 
 
 /// What counts as a change of an output, from so many random roundings of all weights.
 fn visible((file, model): (&Checkpoint, &Model), inputs: &[Input], seeds: u64) -> Result<f64> {
-    if coarsest(file) == Dtype::F64 {
-        return Ok(VISIBLE);
+    match coarsest(file) {
+        Dtype::F64 => Ok(VISIBLE),
+        _ => Ok(noise((file, model), inputs, seeds)?.max(VISIBLE)),
     }
+}
+
+/// The largest change of an output where weights are moved by [`UNITS`] units of their rounding.
+fn noise((file, model): (&Checkpoint, &Model), inputs: &[Input], seeds: u64) -> Result<f64> {
     let seeds: Vec<u64> = (1..=seeds).collect();
     let noise = storage_noise(file, model, inputs, UNITS, &seeds)?;
     let relative = noise.iter().map(|noise| noise.largest / noise.scale.max(f64::MIN_POSITIVE));
-    Ok(relative.fold(VISIBLE, f64::max))
+    Ok(relative.fold(0.0, f64::max))
 }
 
 /// Fields of configurations, beside the number of heads, that say what attention makes of its
