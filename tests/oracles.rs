@@ -106,6 +106,7 @@ right! {
     Deit, right_deit_expansions_are_proven_and_agree;
     VitTimm, right_vit_timm_expansions_are_proven_and_agree;
     T5, right_t5_expansions_are_proven_and_agree;
+    FreeForm, right_free_form_expansions_are_proven_and_agree;
 }
 
 #[test]

@@ -61,7 +61,13 @@ fn two_expansions_one_after_the_other_are_one_expansion() {
             refused.set(refused.get() + 1);
             return;
         }
-        let target = TargetCase::random(&middle, &mut generator(seed + 1));
+        let mut target = TargetCase::random(&middle, &mut generator(seed + 1));
+        let experts = |model: &Model| model.sizes.experts.map(|count| count.all);
+        if experts(&models.expanded_model) != experts(&models.source_model) {
+            // Unequal copies of an expert are experts that the router cannot tell apart: what more
+            // copies of them do is undecided.
+            target.experts = experts(&models.expanded_model);
+        }
         let first = (&models.expanded, &models.expanded_model);
         let Ok(second) = expand(first.0, first.1, &target.options()) else {
             refused.set(refused.get() + 1);

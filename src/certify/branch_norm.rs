@@ -76,7 +76,7 @@ impl<'a> Network<'a> {
         let units = branch.op.writers().into_iter().map(|w| self.expanded.unit(&w.weight));
         let unit = units.fold(0.0, f64::max);
         let entries = writes.fan_out.value.len().max(1) as f64;
-        let scale_error = 2.0 * unit / entries.sqrt();
+        let scale_error = found.fan_out.factor_error().max(2.0 * unit / entries.sqrt());
         let plain = scale > 0.0 && scale.is_finite() && (scale - 1.0).abs() > unit;
         plain.then(|| Map { scale, scale_error, ..map.clone() })
     }

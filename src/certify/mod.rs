@@ -251,7 +251,7 @@ fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Re
     let parallel = |sublayers: &[Sublayer]| sublayers.iter().any(|s| s.branches.len() > 1);
     if parallel(&s) != parallel(&t) {
         let reason = "attention and MLP read the same stream in one model alone".into();
-        let other = OtherCode { reason, fields: &["use_parallel_residual"] };
+        let other = OtherCode { reason, fields: &["use_parallel_residual", "norm_place"] };
         network.other_code(other, "layers", ledger);
         return Ok(map);
     }

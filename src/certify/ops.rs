@@ -112,7 +112,7 @@ const ACTIVATION: &[&str] = &[
     "feed_forward_proj",
 ];
 const DISTANCES: &[&str] = &["relative_attention_max_distance", "relative_attention_num_buckets"];
-const SOFTCAP: &[&str] = &["attn_logit_softcapping"];
+const SOFTCAP: &[&str] = &["attn_logit_softcapping", "attention_softcap"];
 
 /// Why two ops cannot be compared at all, if they cannot.
 pub(super) fn incomparable(source: &Op, expanded: &Op) -> Option<OtherCode> {

@@ -13,7 +13,7 @@ use super::stream::{Factor, written_map};
 use super::streamed;
 use super::sublayer::{NO_NORM, Network, told};
 use crate::error::Result;
-use crate::model::{Linear, Norm, Output, Step};
+use crate::model::{Linear, Norm, Output, Step, TableIndex};
 use rayon::prelude::*;
 
 /// Rows of a head that are held at a time.
@@ -23,7 +23,8 @@ const HEAD: &str = "the head must give the source's numbers";
 const OTHER_STEPS: &str = "the two models compute this output in different steps";
 /// Fields that put a factor in front of a head or take it away.
 const HEAD_FACTOR: &[&str] = &["scale_decoder_outputs", "tie_word_embeddings"];
-const SOFTCAP: &[&str] = &["final_logit_softcapping"];
+const SOFTCAP: &[&str] = &["final_logit_softcapping", "logit_softcap"];
+const OTHER_TIES: &str = "the head is the token table in one of the two alone";
 const HIDDEN: &str = "the channels of a head's hidden layer must be copies of the source's";
 
 /// Where the walk from the stream to an output stands.
@@ -243,8 +244,16 @@ impl Network<'_> {
         }
         if !compared.weight.holds() || !compared.bias.holds() {
             let both = (&readers.0, &readers.1);
-            let blame = head_fault(both, (s, t), &compared, rows)?;
-            ledger.fail(told((HEAD, blame), place));
+            let other = OtherCode { reason: OTHER_TIES.into(), fields: &["tie_word_embeddings"] };
+            let configs = (self.source.checkpoint.config(), self.expanded.checkpoint.config());
+            let ties = is_tied(&readers.0, s) != is_tied(&readers.1, t);
+            match other.failure(configs, place).filter(|_| ties && compared.rows * 2 > rows) {
+                Some(failure) => ledger.fail(failure),
+                None => {
+                    let blame = head_fault(both, (s, t), &compared, rows)?;
+                    ledger.fail(told((HEAD, blame), place));
+                }
+            }
         }
         Ok(true)
     }
@@ -423,6 +432,12 @@ fn head_fault<'a>(
         residual: weight.clone(),
         cause: constant_ratio(weight, &[]),
     })
+}
+
+/// Whether a head is the token table.
+fn is_tied(reader: &Reader, head: &Linear) -> bool {
+    let mut tables = reader.side.model.embedding.tables.iter();
+    tables.any(|table| table.index == TableIndex::Token && table.lens == head.weight)
 }
 
 /// The factor `h = s·k·c_S/c_T` by which a tied head's logits grow, if both heads are tied to their

@@ -352,11 +352,10 @@ pub(super) fn written_map(
     }
     let rhs = weight_map.image(&source.gamma(norms.0, map.source)?);
     let unit = expanded.unit_of_gamma(norms.1);
-    if norms.1.weight.is_none() {
-        // γ is 1 exactly, but the factor in front of it is computed.
-        let spread = lhs.value.mapv(|factor| (factor * (unit + map.scale_error)).powi(2));
-        lhs.variance += &spread;
-    }
+    // The factor in front of γ is computed; and fitted, perhaps. Where γ is 1 in code, that is all.
+    let computed = if norms.1.weight.is_none() { unit } else { 0.0 };
+    let spread = lhs.value.mapv(|factor| (factor * (computed + map.scale_error)).powi(2));
+    lhs.variance += &spread;
     let (scale, scale_error, shared) = match wanted {
         Factor::Known { scale, error } => (scale, error, unit + map.scale_error + error),
         Factor::Fitted => {

@@ -69,9 +69,10 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     let mut page = format!(
         "# Which mistakes are found\n\n`lemon-check mutants{asked} --seed {seed}` \
          (lemon-check {}, {seconds:.0} s of processor time)\n\n\
-         Random expansions of random models, {cases} per family, {each}\nthat apply. Both models are run: a change counts if an output differs \
-         by more than {VISIBLE:e} of its spread in\nfloat64 files, and in coarser ones by more \
-         than moving every weight by up to {UNITS} units of its storage rounding does.\nAn \
+         Random expansions of random models, {cases} per family, {each}\nthat apply. Both models \
+         are run: a change counts if an output differs by more than {VISIBLE:e} of its \
+         spread in\nfloat64 files, and in coarser ones by more than moving every weight by up to \
+         {UNITS} units of its storage rounding does.\nAn \
          equation that is off by more than {LIMIT} units of its carried bound is never called \
          equal; so a change of\n{UNITS} units in an equation could be missed by wrong maps alone, \
          and outputs show it without any maps.\n\n",

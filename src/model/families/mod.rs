@@ -5,6 +5,7 @@ mod bert;
 mod bert_pre_norm;
 mod deit;
 mod distilbert;
+mod free_form;
 mod gemma;
 mod gemma2;
 mod gpt2;
@@ -172,6 +173,7 @@ static FAMILIES: &[&Family] = &[
     &stablelm::STABLELM,
     &olmo::OLMO,
     &t5::T5,
+    &free_form::FREE_FORM,
 ];
 
 /// Names under which configurations have the models of another family.

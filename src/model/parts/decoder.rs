@@ -345,7 +345,15 @@ pub(in crate::model) fn set_sizes(config: &mut Config, fields: &Fields, sizes: &
     }
 }
 
-fn kv_heads(config: &Config, heads: usize, default: Option<usize>) -> Result<usize> {
+/// Key/value heads; `default` where the field is absent, the query heads where it is null.
+///
+/// # Errors
+/// If they do not divide the query heads.
+pub(in crate::model) fn kv_heads(
+    config: &Config,
+    heads: usize,
+    default: Option<usize>,
+) -> Result<usize> {
     const FIELD: &str = "num_key_value_heads";
     let default = default.filter(|_| !config.is_null(FIELD)).unwrap_or(heads);
     let kv_heads = config.size_or(FIELD, default)?;

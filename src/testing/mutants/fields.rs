@@ -168,7 +168,8 @@ pub(super) fn logit_factor_off(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
 }
 
 pub(super) fn soft_cap_off(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
-    let fields = ["attn_logit_softcapping", "final_logit_softcapping"];
+    let fields =
+        ["attn_logit_softcapping", "final_logit_softcapping", "attention_softcap", "logit_softcap"];
     field(pair, rng, &fields, |value, _| times(value, 0.5))
 }
 

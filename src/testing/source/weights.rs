@@ -2,7 +2,7 @@
 
 use super::{SourceCase, WeightStyle};
 use crate::checkpoint::Tensor;
-use crate::model::{Embedding, Lens, Linear, Model, Norm, Op, Step, Sublayer};
+use crate::model::{Embedding, HeadNorms, Lens, Linear, Model, Norm, NormKind, Op, Step, Sublayer};
 use crate::testing::random::{Draw, generator};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,9 @@ enum Role {
     Bias,
     /// A matrix of a linear layer.
     Matrix,
-    /// The matrix that chooses experts: with equal rows the choice would be open.
-    Router,
+    /// A matrix of which no rows may be equal: the router, by which experts are chosen, or what a
+    /// LayerNorm of each head reads, which would be left with the rounding of its differences.
+    Distinct,
 }
 
 /// Draws one number for `role`; a matrix sums `fan_in` products.
@@ -36,13 +37,13 @@ fn draw(style: WeightStyle, role: Role, fan_in: usize, rng: &mut impl Draw) -> f
         Role::NormWeight(offset) if initial => 1.0 - offset,
         Role::Scale if initial => 1e-5,
         Role::Bias if initial => 0.0,
-        Role::Embedding | Role::Matrix | Role::Router if initial => 0.02 * normal,
+        Role::Embedding | Role::Matrix | Role::Distinct if initial => 0.02 * normal,
         Role::NormWeight(offset) => 1.0 - offset + 0.3 * normal,
         Role::Scale => 0.7 + 0.3 * normal,
         Role::Bias => 0.3 * normal,
         Role::Embedding if style == WeightStyle::SmallEmbeddings => 0.02 * normal,
         Role::Embedding => 0.5 * scale * normal,
-        Role::Matrix | Role::Router => scale * normal / (fan_in as f64).sqrt(),
+        Role::Matrix | Role::Distinct => scale * normal / (fan_in as f64).sqrt(),
     }
 }
 
@@ -187,15 +188,24 @@ fn sublayers<'a>(sublayers: impl Iterator<Item = &'a Sublayer>, found: &mut Vec<
     for sublayer in sublayers {
         for branch in &sublayer.branches {
             branch.norm.iter().for_each(|n| norm(n, found));
-            let router = match &branch.op {
-                Op::Experts(experts) => Some(&experts.router.weight),
-                Op::Attention(_) | Op::Mlp(_) => None,
+            let distinct = match &branch.op {
+                Op::Experts(experts) => vec![&experts.router.weight],
+                Op::Attention(attention) => {
+                    let layer = |norms: &&HeadNorms| norms.query.kind == NormKind::Layer;
+                    let read = attention
+                        .head_norms
+                        .as_deref()
+                        .filter(layer)
+                        .map(|_| [&attention.query.weight, &attention.key.weight]);
+                    read.into_iter().flatten().collect()
+                }
+                Op::Mlp(_) => Vec::new(),
             };
             for part in branch.op.linears() {
                 let first = found.len();
                 linear(part, found);
-                if router == Some(&part.weight) {
-                    found[first].1 = Role::Router;
+                if distinct.contains(&&part.weight) {
+                    found[first].1 = Role::Distinct;
                 }
             }
             branch.op.norms().into_iter().for_each(|n| norm(n, found));

@@ -3,6 +3,7 @@
 
 mod decoders;
 mod encoders;
+mod free_form;
 mod images;
 mod llamas;
 mod t5;
@@ -78,4 +79,6 @@ architectures! {
     VitTimm, "vit_timm", images::vit_timm;
     /// Encoder and decoder, relative positions, plain or gated; or its encoder alone.
     T5, "t5", t5::t5;
+    /// Parts of any kind in any combination.
+    FreeForm, "free_form", free_form::free_form;
 }
