@@ -139,6 +139,9 @@ fn drop_zeros(writes: &Writes, members: &mut [Vec<Member>; 2], side: usize) {
     }
 }
 
+/// Units of rounding within which patterns are looked for, one after the other.
+const NEARER: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+
 /// The group of each channel by its key alone, with the factor that its key brings.
 fn key_groups(
     sides: [Option<&Writes>; 2],
@@ -192,6 +195,15 @@ fn key_groups(
             let agree = |g: &usize| pattern.epsilons_agree(representatives[*g]);
             if side == 0 || known.iter().any(agree) {
                 known.retain(agree);
+            }
+            // Of several that rounding does not tell apart, those that are nearest.
+            let nearer = |limit: f64| -> Vec<usize> {
+                let within = |g: &usize| pattern.equals(representatives[*g], limit);
+                known.iter().copied().filter(within).collect()
+            };
+            if side == 1 && known.len() > 1 && !strategy.by_position {
+                let nearest = NEARER.into_iter().map(nearer).find(|within| !within.is_empty());
+                known = nearest.unwrap_or(known);
             }
             let place = head.checked_rem(placed.len()).map(|place| placed[place]);
             let at_place = |g: &&usize| side == 1 && strategy.by_position && Some(**g) == place;
