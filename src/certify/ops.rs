@@ -56,8 +56,7 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     }
     let mut bias = fan_out.apply(&constants).plus(&reader.side.bias(&attention.output)?);
     if others.norm.is_some() {
-        let floor = rounding_of_writes(&fan_out, (&values, &of));
-        bias.variance += &floor.mapv(|floor| floor * floor);
+        bias.variance += &rounding_of_writes(&fan_out, (&values, &of));
     }
     let scale = layer_scale(reader)?;
     let patterns = patterns(reader, attention, &query, &key)?;
@@ -71,16 +70,20 @@ fn attention_writes(reader: &Reader, attention: &Attention) -> Result<Writes> {
     })
 }
 
-/// What rounding leaves of the largest product that is added to each row, `[hidden, 1]`: values
-/// behind a norm are about as large as their rows. A constant that is smaller than this is none: a
-/// value bias that was moved to where fan-outs cancel leaves one.
+/// What rounding leaves of the products that are added to each row, `[hidden, 1]`, squared: that of
+/// the largest of them. A constant that is smaller than this is none: a value bias that was moved
+/// to where fan-outs cancel leaves one.
+///
+/// What a norm returns is as long as it is wide, whatever its direction, so that a value is blurred
+/// at least by the finest number of its row. A coarser one may be read by nothing: the channel in
+/// front of it may be zero for every input.
 fn rounding_of_writes(fan_out: &Stored, (values, of): (&Bounded, &[usize])) -> Array2<f64> {
-    let sizes = values.value.map_axis(Axis(1), |row| row.dot(&row).sqrt());
+    let finest = |row: ArrayView1<f64>| row.iter().fold(f64::INFINITY, |least, v| least.min(*v));
+    let finest = values.variance.map_axis(Axis(1), |row| row.len() as f64 * finest(row));
     let largest = |row: ArrayView1<f64>| {
-        row.iter().zip(of).map(|(w, of)| w.abs() * sizes[*of]).fold(0.0, f64::max)
+        row.iter().zip(of).map(|(w, of)| w * w * finest[*of]).fold(0.0, f64::max)
     };
-    let rows = fan_out.value.map_axis(Axis(1), largest);
-    (rows * fan_out.unit).insert_axis(Axis(1))
+    fan_out.value.map_axis(Axis(1), largest).insert_axis(Axis(1))
 }
 
 /// LayerScale multiplies all that a branch writes: `diag(scale) W_T E_in = E diag(scale) W_S`, and

@@ -144,3 +144,31 @@ fn behind_a_cap_the_logit_scale_counts_once() {
     pair().but(halved).is_proven();
     pair().is_caught();
 }
+
+/// A constant that attention writes is not hidden by values that read, by a large factor, a channel
+/// that holds nothing.
+#[test]
+fn a_constant_that_is_wrong_is_caught_whatever_values_read_of_a_channel_of_zeros() {
+    let channel = |index: usize| index % 6 == 1 && index < 12;
+    let empty = |half: &mut Half| {
+        let table = half.model.embedding.tables[0].lens.clone();
+        half.edit(&table, |table| {
+            for mut column in (0..).zip(table.columns_mut()).filter(|(c, _)| channel(*c)) {
+                column.1.fill(0.0);
+            }
+        });
+        let value = half.attention(0).value.weight;
+        half.edit(&value, |value| {
+            for mut column in (0..).zip(value.columns_mut()).filter(|(c, _)| channel(*c)) {
+                column.1 *= 1e9;
+            }
+        });
+    };
+    let pair = Pair::llama().both(empty);
+    pair.is_proven();
+    let wrong = pair.but(|half| {
+        let bias = half.attention(0).output.bias.unwrap();
+        half.edit(&bias, |bias| bias[[2, 0]] += 1e-2);
+    });
+    wrong.is_caught();
+}
