@@ -66,7 +66,7 @@ fn a_model_and_itself_are_told_alike() {
 fn mistakes_are_found_and_blamed_alike() {
     let mut applied = 0;
     for architecture in Architecture::ALL {
-        for seed in 0..u64::from(cases(100)) / 12 {
+        for seed in 0..u64::from(cases(100)).div_ceil(12) {
             let dtype = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16][seed as usize % 4];
             let models = Models::random(architecture, seed, |source| source.dtype = dtype).unwrap();
             for mutant in Mutant::ALL {

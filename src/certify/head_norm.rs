@@ -193,3 +193,14 @@ fn squares(members: &[Member], channels: f64) -> Vec<(f64, f64)> {
     }
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_blurred_at_the_latest_where_nothing_could_be_told_from_them() {
+        let (f16, f64) = (unit(Dtype::F16), unit(Dtype::F64));
+        assert_eq!([1.0, f16, f64].map(blurred_from), [1.0 / UNITS, 64.0 * f16, 2f64.powi(-18)]);
+    }
+}

@@ -263,3 +263,32 @@ impl Channel {
         queries.0.equals(&queries.1, ratio.inverse(), units).then_some(ratio)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    fn channel(key: [f64; 2], query: [f64; 2]) -> Channel {
+        let row = |[a, b]: [f64; 2]| Bounded::stored(array![[a, b]], 1e-9, 0.0);
+        let (key, query) = (row(key), row(query));
+        Channel { frequency: 0.0, key, query, key_period: 0, query_period: 0 }
+    }
+
+    #[test]
+    fn a_channel_is_negligible_where_one_factor_is_zero_and_the_other_is_no_giant() {
+        let nothing = [0.0, 0.0];
+        let pattern = Pattern {
+            channels: vec![channel([3.0, -4.0], [6.0, -8.0])],
+            zeros: Vec::new(),
+            distances: Bounded::zeros(1, 0),
+            normed: None,
+            denominators: Default::default(),
+        };
+        let negligible = |key, query| pattern.is_negligible(&channel(key, query), UNITS);
+        // Four times what stands there in the other channel.
+        assert!(negligible(nothing, [-24.0, 32.0]) && negligible([12.0, -16.0], nothing));
+        assert!(!negligible(nothing, [-24.0, 33.0]) && !negligible([12.0, -17.0], nothing));
+        assert!(negligible(nothing, nothing) && !negligible([1e-3, 0.0], [1e-3, 0.0]));
+    }
+}

@@ -3,6 +3,7 @@
 //! their outputs agree; wrong ones are not proven and their outputs differ.
 
 mod attention;
+mod bare;
 mod branch;
 mod embedding;
 mod experts;
