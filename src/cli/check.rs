@@ -6,9 +6,10 @@ use super::progress::Progress;
 use super::protect::refuse_report;
 use crate::check::{Verdict, check};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Result, printable};
+use crate::error::{Class, Error, Result, printable};
 use crate::report::{Demands, Report};
 use clap::{Args, ValueEnum};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,6 +31,9 @@ pub(super) struct CheckArguments {
     /// Also pass what is equal but for the ε of norms
     #[arg(long, value_enum, conflicts_with = "strict")]
     allow: Option<Allowed>,
+    /// Threads that the check may use [default: one for each core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
     /// The source's configuration, if it is not found beside the weights
     #[arg(long, value_name = "FILE")]
     source_config: Option<PathBuf>,
@@ -65,6 +69,16 @@ impl CheckArguments {
 /// # Errors
 /// If there is no verdict, or the report cannot be written.
 pub(super) fn run(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
+    let Some(jobs) = arguments.jobs else { return report(arguments, sink) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.get()).build();
+    let pool = pool.map_err(|error| {
+        Error::new(Class::Usage, format!("{jobs} threads cannot be started: {error}"))
+            .help("ask for fewer by --jobs")
+    })?;
+    pool.install(|| report(arguments, sink))
+}
+
+fn report(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
     let start = Instant::now();
     let source = Checkpoint::open(&arguments.source, arguments.source_config.as_deref())?;
     let expanded = Checkpoint::open(&arguments.expanded, arguments.expanded_config.as_deref())?;
