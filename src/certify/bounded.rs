@@ -329,4 +329,39 @@ mod tests {
         assert!(rows.row(0).is_zero(UNITS));
         assert!(!rows.row(1).is_zero(UNITS));
     }
+
+    #[test]
+    fn a_mean_that_is_taken_away_brings_its_own_rounding() {
+        let matrix = || Bounded { value: array![[1.0, 3.0]], variance: array![[0.1, 0.3]] };
+        for centred in [matrix().centre_rows(), matrix().transposed().centre_columns().transposed()]
+        {
+            assert_eq!(centred.value, array![[-1.0, 1.0]]);
+            for (variance, own) in centred.variance.iter().zip([0.1, 0.3]) {
+                assert!((variance - (own + 0.4 / 4.0)).abs() < 1e-15, "{variance}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_mean_of_rows_rounds_less_than_each() {
+        let value = array![[1.0, 2.0], [3.0, -4.0]];
+        let rows = Bounded { value, variance: array![[0.1, 0.2], [0.3, 0.2]] };
+        let (value, variance) = rows.mean_row();
+        assert_eq!(value, array![2.0, -1.0]);
+        assert!(variance.iter().all(|variance| (variance - 0.1).abs() < 1e-15), "{variance}");
+    }
+
+    #[test]
+    fn matrices_beside_each_other_keep_their_numbers_and_bounds() {
+        let (left, right) = (Bounded::ones(2), Bounded::stored(array![[2.0], [4.0]], 0.5, 0.0));
+        let both = left.beside(&right);
+        assert_eq!(both.value, array![[1.0, 2.0], [1.0, 4.0]]);
+        assert_eq!(both.variance, array![[0.0, 1.0], [0.0, 4.0]]);
+    }
+
+    #[test]
+    fn relative_errors_of_factors_add_in_quadrature() {
+        let product = Ratio { factor: 2.0, error: 0.6 }.times(Ratio { factor: 5.0, error: 2.0 });
+        assert_eq!((product.factor, product.error), (10.0, 5.0));
+    }
 }

@@ -177,4 +177,18 @@ mod tests {
         let again = image.of_same_columns(moved.view()).residual(expanded.view());
         assert!(largest(&(again - rest)) < 1e-9);
     }
+
+    #[test]
+    fn what_a_column_that_is_left_out_leaves_is_told() {
+        let thin = noise(40, 3, 1);
+        let mut source = thin.dot(&noise(3, 4, 5));
+        // Rounding at right angles to nothing: most of it is outside the space of three columns.
+        let rest = 1e-4 * &noise(40, 1, 9);
+        let mut last = source.column_mut(3);
+        last += &rest.column(0);
+        let image = Image::of(source.view(), |_| 1e-3);
+        assert_eq!(image.columns, [0, 1, 2]);
+        let size = (rest.mapv(|v| v * v).sum() / 40.0).sqrt();
+        assert!((0.8 * size..=size).contains(&image.left_out()), "{}", image.left_out());
+    }
 }
