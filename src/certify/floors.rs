@@ -12,6 +12,9 @@
 //! as the size of its row times that of its column, as if the matrix were scaled on both sides. Nor
 //! is a row of exact zeros rounding: noise would have left something, and summed with copies that
 //! are small as a whole, a floor as high as the tensor's would hide these.
+//!
+//! What this grants too much: numbers of a row that are smaller than its others by all of a
+//! format's digits pass for rounding, also where the others read channels that no input reaches.
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Lens;

@@ -51,14 +51,15 @@ fn blurred_from(weight_unit: f64) -> f64 {
 
 /// The heads of a projection behind their norm: rows `[heads·head_dim, n]`, and what each head's
 /// norm divides by. `rows` `[heads·head_dim, n]` hold the weights and the bias; a LayerNorm adds a
-/// column for β. `weight_unit` is the unit of rounding of what the rows are made of; `normed`:
-/// whether they read what a norm of the stream returns.
+/// column for β. `weight_unit` is the unit of rounding of what the rows are made of. Of rows that
+/// read what a norm of the stream returns, `outweighed_below` is the mean square, relative to ε,
+/// below which it is nothing beside it.
 pub(super) fn behind_norm(
     side: &Side,
     norm: &Norm,
     rows: &Bounded,
     head_dim: usize,
-    (weight_unit, normed): (f64, bool),
+    (weight_unit, outweighed_below): (f64, Option<f64>),
 ) -> Result<(Bounded, Vec<Denominator>)> {
     let gamma = side.gamma(norm, head_dim)?;
     let beta = match (&norm.bias, norm.kind) {
@@ -73,7 +74,8 @@ pub(super) fn behind_norm(
             head = head.centre_columns();
         }
         let eps_unit = unit(Dtype::F32).min(side.unit_of_gamma(norm));
-        let denominator = match normed && is_outweighed(&head, norm.eps, weight_unit) {
+        let outweighed = |below| is_outweighed(&head, norm.eps, below);
+        let denominator = match outweighed_below.is_some_and(outweighed) {
             true => Denominator::of_eps(head, norm.eps, eps_unit),
             false => Denominator::of(head, norm.eps, eps_unit, weight_unit),
         };

@@ -73,9 +73,14 @@ fn factors(
     let side = reader.side;
     let gamma = reader.norm.map_or(0.0, |norm| side.unit_of_gamma(norm));
     let unit = side.unit(&linear.weight).max(gamma);
+    // By one limit in both models, or a head of one of them alone may be below it.
+    let outweighed_below = reader.norm.map(|norm| {
+        let gamma = norm.weight.as_ref().map_or(0.0, |weight| side.coarsest_unit(weight));
+        side.coarsest_unit(&linear.weight).max(gamma)
+    });
     let columns = joined.cols();
     let (rows, denominators) =
-        behind_norm(side, norm, &joined, head_dim, (unit, reader.norm.is_some()))?;
+        behind_norm(side, norm, &joined, head_dim, (unit, outweighed_below))?;
     let constant = rows.cols() - columns;
     Ok(Factors { rows, constant, denominators })
 }

@@ -69,6 +69,11 @@ impl<'a> Side<'a> {
         dtype.map_or(cap, unit).min(cap)
     }
 
+    /// The coarsest unit of rounding of a tensor's role in the expanded model: one for both sides.
+    pub fn coarsest_unit(&self, lens: &Lens) -> f64 {
+        self.caps.of(lens)
+    }
+
     /// Reads a whole matrix `[rows, cols]`.
     pub fn read(&self, lens: &Lens) -> Result<Bounded> {
         self.read_rows(lens, 0, lens.rows())

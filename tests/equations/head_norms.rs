@@ -1,7 +1,8 @@
 //! Norms of queries and keys.
 
-use super::pair::{Half, Pair, gains};
+use super::pair::{Half, Pair, Shape, gains};
 use lemon_check::model::{HeadNorms, Lens, Linear, Norm, NormKind};
+use lemon_check::testing::Architecture;
 
 /// Gives every layer norms of queries and keys, the same in both models.
 fn normed(kind: NormKind, offset: f64) -> impl Fn(&mut Half) {
@@ -208,4 +209,19 @@ fn what_rounding_leaves_of_a_head_is_nothing_if_epsilon_outweighs_it() {
         half.edit(&attention.query.weight, |weight| weight[[1, 0]] += 5e-6);
     });
     small.is_caught();
+}
+
+#[test]
+fn rows_that_epsilon_outweighs_within_the_coarser_of_two_formats_are_proven() {
+    use lemon_check::checkpoint::Dtype;
+    let (small, shape) = (1e-2, Shape { cancel: false, ..Shape::default() });
+    let normed = rms(Pair::new(Architecture::Llama, shape));
+    let mut pair = normed.both(|half| {
+        change(half, |norm| norm.eps = 1.0);
+        rows(half, (small, 1.0));
+        half.round(Dtype::F32);
+    });
+    pair.expanded.round(Dtype::Bf16);
+    let found = pair.certificate();
+    assert!(found.proves_lossless(), "{:?} {:?}", found.failures.first(), found.unknown);
 }
