@@ -386,3 +386,19 @@ fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> (Vec<usize>, Residual) {
     }
     (columns, residual)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_factors_is_the_largest_in_units_of_its_factor() {
+        let member = |factor, error| Some((0, Ratio { factor, error }));
+        let groups = Groups {
+            source: vec![None, member(4.0, 1.0)],
+            expanded: vec![member(-0.5, 0.25), member(0.0, 9.0)],
+            count: 1,
+        };
+        assert_eq!(factor_error(&groups), 0.5);
+    }
+}

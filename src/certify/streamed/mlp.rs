@@ -92,3 +92,17 @@ pub(super) fn groups(channels: usize, members: Vec<Member>) -> Groups {
     let source = (0..channels).map(|channel| Some((channel, Ratio::ONE))).collect();
     Groups { source, expanded, count }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certify::bounded::Ratio;
+
+    #[test]
+    fn the_error_of_factors_is_the_largest_in_units_of_its_factor() {
+        let member = |factor, error| Some((0, Ratio { factor, error }));
+        let members = [None, member(4.0, 1.0), member(-0.5, 0.25), member(8.0, 1.0)];
+        assert_eq!(factor_error(&members), 0.5);
+        assert_eq!(factor_error(&[None]), 0.0);
+    }
+}
