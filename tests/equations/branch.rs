@@ -226,6 +226,19 @@ fn origins(half: &mut Half) -> Vec<Option<usize>> {
 }
 
 #[test]
+fn a_layer_that_writes_nothing_does_not_stand_for_one_of_the_source() {
+    for layer in [0, 2] {
+        let silenced = deeper(false).but(|half| {
+            for (weight, bias) in writers(half).drain(2 * layer..2 * layer + 2) {
+                half.edit(&weight, |matrix| matrix.fill(0.0));
+                half.edit(&bias.unwrap(), |bias| bias.fill(0.0));
+            }
+        });
+        silenced.is_caught();
+    }
+}
+
+#[test]
 fn an_inserted_branch_that_writes_exact_zeros_is_proven() {
     deeper(false).is_proven();
 }

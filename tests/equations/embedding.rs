@@ -40,6 +40,16 @@ fn a_factor_in_code_that_the_table_ignores_is_caught() {
     copied(Pair::gpt2()).is_caught();
 }
 
+/// What a row may be off by is scaled with it.
+#[test]
+fn a_small_factor_in_code_hides_no_wrong_row() {
+    let pair = Pair::llama().both(|half| scaled(half, 1e-6, 1e-6));
+    pair.is_proven();
+    let table = pair.expanded.model.embedding.tables[0].lens.clone();
+    let failure = pair.but(|half| half.spoil(&table, 3, 8)).is_caught();
+    assert_eq!((failure.tensor.as_str(), failure.index), (table.name(), vec![3, 8]));
+}
+
 /// Puts a table of width 4 and a projection in place of the token table.
 fn projected(half: &mut Half) {
     let (hidden, rows) = (half.model.sizes.hidden, half.model.embedding.tables[0].lens.rows());
