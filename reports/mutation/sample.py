@@ -150,8 +150,9 @@ def report():
     ]
     if kept["again"]:
         lines += [f"In the first run: {share(first)}; what survived it was made again at commit "
-                  f"`{kept['now']}`,", "with the tests that its survivors asked for. Of all changes "
-                  "the share of the first run tells,", "not that of tests written for these."]
+                  f"`{kept['now']}`,",
+                  "with the tests that its survivors asked for. Of all changes the share of the "
+                  "first run tells,", "not that of tests written for these."]
     lines += ["", "| folder | caught | out of time | missed | does not compile |",
               "| --- | --- | --- | --- | --- |"]
     for folder in FOLDERS:
