@@ -55,12 +55,13 @@ pub fn survey_pair(models: &Models, changes: usize, seed: u64) -> Result<Tally> 
         let found = certify(source, (&mutated.checkpoint, &model), &|_, _| ())?;
         let others = run_batch::<f64>(&mutated.checkpoint, &model, &all)?;
         let (apart, proven) = (difference(&outputs, &others), found.proves_lossless());
-        // A sharper look at what may be a miss: at more roundings, and of the changed model too,
-        // which may be more sensitive to them.
+        // A sharper look at what may be a miss: at more roundings, in any format, and of the
+        // changed model too, which may be more sensitive to them. Copies that a layer drives apart
+        // enlarge even those of f64.
         let visible = match proven && apart > visible {
             true => {
-                let own = self::visible((&mutated.checkpoint, &model), &all, 32)?;
-                self::visible(right, &all, 32)?.max(own)
+                let own = noise((&mutated.checkpoint, &model), &all, 32)?;
+                noise(right, &all, 32)?.max(own).max(visible)
             }
             false => visible,
         };
