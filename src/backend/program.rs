@@ -241,8 +241,11 @@ impl Running {
 
     /// Sends a line and waits for the next one that comes back.
     fn exchange(&mut self, line: String, limit: Duration) -> std::result::Result<String, String> {
-        if self.replies.try_recv().is_ok() {
-            return Err("it wrote without being asked".into());
+        match self.replies.try_recv() {
+            Ok(Ok(_)) => return Err("it wrote without being asked".into()),
+            // It has ended already, or closed its output.
+            Ok(why @ Err(_)) => return why,
+            Err(_) => {}
         }
         // If nobody takes the line, the reader of replies has the reason.
         let _ = self.lines.send(line + "\n");

@@ -2,6 +2,7 @@
 
 mod bert;
 pub(super) mod decoder;
+pub(super) mod free_form;
 mod image;
 pub(super) mod rotary;
 pub(super) mod windows;

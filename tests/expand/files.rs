@@ -213,7 +213,8 @@ fn every_golden_model(rule: Rule) {
     }
     let listed: BTreeSet<&str> = entries().flat_map(|(_, names, _)| names.split(' ')).collect();
     assert_eq!(used, listed, "{rule:?} is refused by the second, and was by the first");
-    let all = families().iter().map(|family| family.name);
+    // Free form has no golden model of a library: random ones are expanded by tests of their own.
+    let all = families().iter().map(|family| family.name).filter(|name| *name != "free_form");
     let missing: Vec<&str> = all.filter(|name| !done.contains(name)).collect();
     let impossible = families().iter().map(|f| f.name).filter(|name| listed.contains(name));
     assert_eq!(missing, impossible.collect::<Vec<_>>(), "no model of these families took {rule:?}");
