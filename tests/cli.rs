@@ -423,19 +423,6 @@ fn a_tensor_that_nothing_reads_is_never_lossless() {
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
-    let report = |more: &[&str]| {
-        let output = run(&[&[SOURCE, EXPANDED, "--format", "json"], more].concat());
-        let mut report: Value = serde_json::from_str(&stdout(&output)).unwrap();
-        report["seconds"] = Value::Null;
-        (output.status.code(), report)
-    };
-    assert_eq!(report(&["--jobs", "1"]), report(&["--jobs", "3"]));
-    assert_eq!(report(&["--jobs", "1"]), report(&[]));
-    assert_eq!(run(&[SOURCE, EXPANDED, "--jobs", "0"]).status.code(), Some(2));
-}
-
-#[test]
 fn a_reader_that_goes_away_is_no_bug() {
     let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("lemon-check"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args([SOURCE, EXPANDED]);

@@ -373,7 +373,6 @@ impl Compared {
     }
 }
 
-/// Whether the norm in front or the head itself is wrong: a norm spoils all rows.
 /// The norm behind a hidden layer, if only pointwise functions stand in between.
 fn norm_behind(steps: &[Step]) -> Option<&Norm> {
     let mut steps = steps.iter().filter(|step| !matches!(step, Step::Activation(_)));
@@ -391,6 +390,7 @@ fn weights(side: &Side, norm: Option<&Norm>, channels: usize) -> Result<Vec<f64>
     Ok(gamma.iter().map(|gamma| gamma / largest).collect())
 }
 
+/// Whether the norm in front or the head itself is wrong: a norm spoils all rows.
 fn head_fault<'a>(
     readers: (&Reader<'a>, &Reader<'a>),
     (s, t): (&'a Linear, &'a Linear),
