@@ -13,8 +13,9 @@
 //! is a row of exact zeros rounding: noise would have left something, and summed with copies that
 //! are small as a whole, a floor as high as the tensor's would hide these.
 //!
-//! What this grants too much: numbers of a row that are smaller than its others by all of a
-//! format's digits pass for rounding, also where the others read channels that no input reaches.
+//! A number that is multiplied by nothing says nothing of what its row rounds to, so a row's size is
+//! taken from the columns that count alone: see [`super::inputs`]. Numbers of a row that are smaller
+//! than its others by all of a format's digits are rounding of the sum that the row forms.
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Lens;
@@ -66,9 +67,10 @@ impl Floors {
         Floors { rows: vec![vec![1.0; rows]], columns: vec![column; cols] }
     }
 
-    /// Those of a stored matrix, whose numbers are rounded to `unit` relative to themselves.
+    /// Those of a stored matrix, whose numbers are rounded to `unit` relative to themselves;
+    /// `inputs` are the usual sizes of what its columns multiply, relative to one another.
     /// A yardstick, not a verdict: it is taken from evenly spaced numbers.
-    pub fn of(checkpoint: &Checkpoint, lens: &Lens, unit: f64) -> Self {
+    pub fn of(checkpoint: &Checkpoint, lens: &Lens, unit: f64, inputs: Option<&[f64]>) -> Self {
         let (rows, cols) = (lens.rows(), lens.cols());
         let Ok(tensor) = checkpoint.tensor(lens.name()) else {
             return Floors::even(rows, cols, 0.0);
@@ -76,17 +78,21 @@ impl Floors {
         let Some(dtype) = tensor.dtype else { return Floors::even(rows, cols, 0.0) };
         let (bytes, starts) = (tensor.bytes(), (0..rows).map(|row| lens.position(row, 0)));
         let starts: Vec<usize> = starts.collect();
-        let step = if rows * cols > 0 { lens.position(0, 1) - lens.position(0, 0) } else { 0 };
-        let size = |row: usize, col: usize| dtype.get(bytes, starts[row] + col * step).abs();
+        let apart = if rows * cols > 0 { lens.position(0, 1) - lens.position(0, 0) } else { 0 };
+        let size = |row: usize, col: usize| dtype.get(bytes, starts[row] + col * apart).abs();
         let least = dtype.subnormal_roundoff();
         let whole = median(rows * cols, SAMPLES, |at| size(at / cols, at % cols));
         let Some(whole) = whole else { return Floors::even(rows, cols, least) };
         // The median of a row is its size if all rows meet the same columns; that of a column, and
         // then of the row once more, relative to what the other lines are.
-        let rows_seen = Sampled::of((rows, cols), size);
-        let columns_seen = Sampled::of((cols, rows), |col, row| size(row, col));
+        let every = |count: usize| (0..count).step_by(step(count, LINE_SAMPLES)).collect();
+        let rows_seen = Sampled::of(rows, every(cols), size);
+        let columns_seen = Sampled::of(cols, every(rows), |col, row| size(row, col));
         let columns = columns_seen.sizes(&rows_seen.sizes(&vec![1.0; cols]));
-        let rows = rows_seen.sizes(&columns);
+        let rows = match inputs.and_then(|inputs| counting(&columns, inputs)) {
+            Some(counting) => Sampled::of(rows, counting, size).sizes(&columns),
+            None => rows_seen.sizes(&columns),
+        };
         let unit = unit.min(ARITHMETIC);
         let column = |size: &f64| Column {
             size: NEAR * unit * size,
@@ -143,12 +149,11 @@ struct Sampled {
 }
 
 impl Sampled {
-    /// Of `lines` lines of `numbers` numbers; `size(line, number)` is the size of one.
-    fn of((lines, numbers): (usize, usize), size: impl Fn(usize, usize) -> f64) -> Sampled {
-        let places: Vec<usize> = (0..numbers).step_by(step(numbers, LINE_SAMPLES)).collect();
+    /// Of `lines` lines at these places; `size(line, place)` is the size of a number.
+    fn of(lines: usize, places: Vec<usize>, size: impl Fn(usize, usize) -> f64) -> Sampled {
         let mut sizes = Vec::with_capacity(lines * places.len());
         for line in 0..lines {
-            sizes.extend(places.iter().map(|number| size(line, *number)));
+            sizes.extend(places.iter().map(|place| size(line, *place)));
         }
         Sampled { sizes, places }
     }
@@ -167,6 +172,28 @@ impl Sampled {
             })
             .collect()
     }
+}
+
+/// Some of the columns that count in what a row makes: all but those whose usual number, times what
+/// it multiplies, is far below that of the columns that make up half of it. `None` if none count,
+/// or all do.
+fn counting(columns: &[f64], inputs: &[f64]) -> Option<Vec<usize>> {
+    let shares: Vec<f64> = columns.iter().zip(inputs).map(|(size, input)| size * input).collect();
+    let mut sorted = shares.clone();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let half = sorted.iter().sum::<f64>() / 2.0;
+    let mut below = 0.0;
+    let middle = sorted.iter().copied().find(|share| {
+        below += share;
+        below > half
+    })?;
+    let counting: Vec<usize> =
+        (0..shares.len()).filter(|column| NEAR * shares[*column] >= middle).collect();
+    if counting.len() == columns.len() {
+        return None;
+    }
+    let step = step(counting.len(), LINE_SAMPLES);
+    Some(counting.into_iter().step_by(step).collect())
 }
 
 /// From one of about `samples` numbers of `count` to the next; odd, so that no layout in powers of
@@ -206,7 +233,7 @@ mod tests {
         let tensors = BTreeMap::from([("w".to_string(), tensor)]);
         let checkpoint = Checkpoint::in_memory("test", config, tensors);
         let lens = Lens::matrix("w", Dim::new(rows, "rows"), [Dim::new(cols, "cols")]);
-        Floors::of(&checkpoint, &lens, 1e-9)
+        Floors::of(&checkpoint, &lens, 1e-9, None)
     }
 
     /// Numbers of sizes 1 to 4.

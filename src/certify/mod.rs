@@ -40,6 +40,7 @@ mod fields;
 mod floors;
 mod frequencies;
 mod head_norm;
+mod inputs;
 mod layer_scale;
 mod map;
 mod ops;

@@ -3,6 +3,7 @@
 use super::Method;
 use super::bounded::{Bounded, Stored};
 use super::floors::{Floors, Lines};
+use super::inputs::{Inputs, Key, key};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use crate::model::{Lens, Linear, Model, Norm};
@@ -16,8 +17,10 @@ pub(super) struct Side<'a> {
     /// Units above these are taken as these: see [`Side::new`].
     caps: Caps,
     /// Floors of the tensors that were read, by name and place.
-    floors: Mutex<BTreeMap<(String, usize), Arc<Floors>>>,
-    read: Mutex<BTreeSet<(String, usize)>>,
+    floors: Mutex<BTreeMap<Key, Arc<Floors>>>,
+    /// What the matrices multiply.
+    inputs: Inputs<'a>,
+    read: Mutex<BTreeSet<Key>>,
     progress: &'a (dyn Fn(u64) + Sync),
     method: Method,
 }
@@ -49,7 +52,8 @@ impl<'a> Side<'a> {
     ) -> Self {
         let (floors, read) = Default::default();
         let method = Method::Streamed;
-        Side { checkpoint, model, caps, floors, read, progress, method }
+        let inputs = Inputs::of(checkpoint, model);
+        Side { checkpoint, model, caps, floors, inputs, read, progress, method }
     }
 
     /// The same, its equations held by `method`.
@@ -178,10 +182,12 @@ impl<'a> Side<'a> {
 
     /// The floors of a whole matrix, worked out once.
     fn floors(&self, lens: &Lens, unit: f64) -> Arc<Floors> {
-        let key = (lens.name().to_string(), lens.position(0, 0));
+        let key = key(lens);
         let known = self.floors.lock().expect("no panic while looking").get(&key).cloned();
         known.unwrap_or_else(|| {
-            let floors = Arc::new(Floors::of(self.checkpoint, lens, unit));
+            let lines = |other: &Lens| self.floors(other, self.unit(other)).lines();
+            let inputs = self.inputs.sizes(self.checkpoint, lens, lines);
+            let floors = Arc::new(Floors::of(self.checkpoint, lens, unit, inputs.as_deref()));
             self.floors.lock().expect("no panic while adding").insert(key, Arc::clone(&floors));
             floors
         })
@@ -194,16 +200,14 @@ impl<'a> Side<'a> {
     }
 
     fn mark(&self, lens: &Lens) {
-        let key = (lens.name().to_string(), lens.position(0, 0));
-        self.read.lock().expect("no panic while marking").insert(key);
+        self.read.lock().expect("no panic while marking").insert(key(lens));
     }
 
     /// Tensors of the model that no equation has read.
     pub fn unread(&self) -> Vec<String> {
         let read = self.read.lock().expect("no panic while marking");
         let lenses = self.model.lenses();
-        let unread =
-            lenses.iter().filter(|l| !read.contains(&(l.name().to_string(), l.position(0, 0))));
+        let unread = lenses.iter().filter(|lens| !read.contains(&key(lens)));
         let names: BTreeSet<String> = unread.map(|l| l.name().to_string()).collect();
         names.into_iter().collect()
     }

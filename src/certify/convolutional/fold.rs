@@ -62,7 +62,7 @@ impl Reader<'_> {
     fn stored(&self, lens: &Lens) -> Result<Stored> {
         let value = lens.read(self.checkpoint)?;
         let unit = self.unit(lens);
-        Ok(Stored { value, unit, floors: Floors::of(self.checkpoint, lens, unit) })
+        Ok(Stored { value, unit, floors: Floors::of(self.checkpoint, lens, unit, None) })
     }
 
     fn norm(&self, norm: &BatchNorm) -> Result<Norm> {

@@ -1,0 +1,100 @@
+//! Numbers that no input is ever multiplied by say nothing of what rounding does to their rows: a
+//! mistake among small numbers of the same row is no rounding of theirs.
+
+use lemon_check::check::{Verdict, check};
+use lemon_check::checkpoint::{Checkpoint, Tensor};
+use std::path::Path;
+
+/// Far below rounding of float64, the format of the golden files.
+const SMALL: f64 = 1e-15;
+
+fn load(case: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
+    Checkpoint::open(&folder, None).unwrap()
+}
+
+/// The same with every number of a tensor replaced by what `change` makes of its row, its column
+/// and itself.
+fn with(
+    checkpoint: &Checkpoint,
+    tensor: &str,
+    change: impl Fn(usize, usize, f64) -> f64,
+) -> Checkpoint {
+    let mut tensors = checkpoint.tensors().clone();
+    let old = &tensors[tensor];
+    let (dtype, cols) = (old.dtype.unwrap(), *old.shape.last().unwrap());
+    let value = |at| change(at / cols, at % cols, dtype.get(old.bytes(), at));
+    let new = Tensor::from_values(dtype, old.shape.clone(), (0..old.len()).map(value));
+    tensors.insert(tensor.to_string(), new);
+    Checkpoint::in_memory("changed", checkpoint.config().clone(), tensors)
+}
+
+/// Asserts that the numbers of row 2 of `tensor` in the columns that `live` says are held, though
+/// they are small, and that their model is proven equal to itself.
+fn are_held(source: &Checkpoint, tensor: &str, live: impl Fn(usize) -> bool) {
+    let verdict = |expanded: &Checkpoint| check(source, expanded, &|_, _| ()).unwrap().verdict;
+    let factor = |row, col| if row == 2 && live(col) { 1.5 } else { 1.0 };
+    let wrong = with(source, tensor, |row, col, value| value * factor(row, col));
+    assert_eq!(verdict(source), Verdict::Lossless);
+    assert_ne!(verdict(&wrong), Verdict::Lossless, "{tensor}");
+}
+
+/// What the second head's second channel holds is small, and made large again behind it.
+fn with_small_values(model: Checkpoint, live: impl Fn(usize) -> bool) -> Checkpoint {
+    let small = |row, col, value| if row == 2 && live(col) { SMALL * value } else { value };
+    let model = with(&model, "layers.0.self_attn.v_proj.weight", small);
+    let large = |_, col, value| if col % 6 == 2 { value / SMALL } else { value };
+    with(&model, "layers.0.self_attn.o_proj.weight", large)
+}
+
+#[test]
+fn numbers_beside_those_for_channels_that_nothing_writes_are_held() {
+    let live = |channel: usize| channel < 5;
+    let zero = |kept: bool, value| if kept { value } else { 0.0 };
+    let mut model = with(&load("llama-base"), "embed_tokens.weight", |_, c, v| zero(live(c), v));
+    for layer in 0..2 {
+        for writer in ["self_attn.o_proj", "mlp.down_proj"] {
+            let name = format!("layers.{layer}.{writer}.weight");
+            model = with(&model, &name, |row, _, v| zero(live(row), v));
+        }
+    }
+    are_held(&with_small_values(model, live), "layers.0.self_attn.v_proj.weight", live);
+}
+
+#[test]
+fn numbers_beside_those_for_channels_that_one_token_has_are_held() {
+    let live = |channel: usize| channel < 5;
+    let rare = |row, col, value| if live(col) || row == 7 { value } else { 0.0 };
+    let model = with(&load("llama-base"), "embed_tokens.weight", rare);
+    are_held(&with_small_values(model, live), "layers.0.self_attn.v_proj.weight", live);
+}
+
+#[test]
+fn numbers_beside_those_for_channels_that_the_norm_takes_away_are_held() {
+    let live = |channel: usize| channel < 5;
+    let taken = |_, channel, value| if live(channel) { value } else { 0.0 };
+    let model = with(&load("llama-base"), "layers.0.input_layernorm.weight", taken);
+    are_held(&with_small_values(model, live), "layers.0.self_attn.v_proj.weight", live);
+}
+
+#[test]
+fn numbers_beside_those_for_neurons_that_read_nothing_are_held() {
+    let live = |neuron: usize| neuron < 8;
+    let up = |row, _, value| if live(row) { value } else { 0.0 };
+    let mut model = with(&load("llama-base"), "layers.0.mlp.up_proj.weight", up);
+    model = with(&model, "layers.0.mlp.down_proj.weight", |row, neuron, value| {
+        if row == 2 && live(neuron) { SMALL * value } else { value }
+    });
+    // Nothing else writes the channel, and what reads it makes it large.
+    model = with(&model, "embed_tokens.weight", |_, c, v| if c == 2 { 0.0 } else { v });
+    let nothing = |row, _, value| if row == 2 { 0.0 } else { value };
+    model = with(&model, "layers.0.self_attn.o_proj.weight", nothing);
+    model = with(
+        &model,
+        "layers.1.self_attn.v_proj.weight",
+        |_, c, v| {
+            if c == 2 { v / SMALL } else { v }
+        },
+    );
+    are_held(&model, "layers.0.mlp.down_proj.weight", live);
+}
