@@ -191,37 +191,38 @@ impl Pattern {
     fn partners(&self, other: &Pattern, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
         let mut free: Vec<usize> = (0..other.channels.len()).collect();
         let mut partners = Vec::with_capacity(self.channels.len());
-        let mut zeros = [&self.zeros, &other.zeros].map(|zeros| zeros.iter().collect::<Vec<_>>());
-        // A channel may stand for one that is nothing in the other pattern, as it stands.
-        let mut lost = |side: usize, channel: &Channel| {
-            let place = zeros[side].iter().position(|zero| zero.equals(channel, units));
-            place.map(|place| zeros[side].swap_remove(place)).is_some()
-        };
         for (number, mine) in self.channels.iter().enumerate() {
             let found = free.iter().enumerate().find_map(|(place, theirs)| {
                 Some((place, mine.ratio(&other.channels[*theirs], units)?))
             });
             match found {
                 Some((place, ratio)) => partners.push((number, free.remove(place), ratio)),
-                None if self.is_negligible(mine, units) || lost(1, mine) => {}
+                None if self.is_negligible(mine, other, units) => {}
                 None => return None,
             }
         }
         let mut rest = free.iter().map(|theirs| &other.channels[*theirs]);
-        let rest = rest.all(|theirs| other.is_negligible(theirs, units) || lost(0, theirs));
+        let rest = rest.all(|theirs| other.is_negligible(theirs, self, units));
         rest.then_some(partners)
     }
 
     /// Whether a channel contributes nothing: one of its factors is zero within `units` of its
-    /// bounds, and the other is of the size that this factor's partners have, so that the product
-    /// is as small as rounding.
-    fn is_negligible(&self, channel: &Channel, units: f64) -> bool {
+    /// bounds, and the other is of the size that this factor's partners have, here or where they
+    /// are multiplied by zero in the pattern that this one is held against, so that the product is
+    /// as small as rounding.
+    fn is_negligible(&self, channel: &Channel, against: &Pattern, units: f64) -> bool {
         let size = |row: &Bounded| row.value.iter().map(|v| v * v).sum::<f64>().sqrt();
         let (mut key, mut query) = (0.0f64, 0.0f64);
         for other in &self.channels {
             if !other.key.row(0).is_zero(units) && !other.query.row(0).is_zero(units) {
                 key = key.max(size(&other.key));
                 query = query.max(size(&other.query));
+            }
+        }
+        for zero in &against.zeros {
+            match zero.key.row(0).is_zero(0.0) {
+                true => query = query.max(size(&zero.query)),
+                false => key = key.max(size(&zero.key)),
             }
         }
         (channel.key.row(0).is_zero(units) && size(&channel.query) <= 4.0 * query)
@@ -280,20 +281,42 @@ mod tests {
         Channel { frequency: 0.0, key, query, key_period: 0, query_period: 0 }
     }
 
+    fn empty() -> Pattern {
+        let distances = Bounded::zeros(1, 0);
+        let (normed, denominators) = (None, Default::default());
+        Pattern { channels: Vec::new(), zeros: Vec::new(), distances, normed, denominators }
+    }
+
+    fn pattern(channel: Channel) -> Pattern {
+        Pattern { channels: vec![channel], ..empty() }
+    }
+
     #[test]
     fn a_channel_is_negligible_where_one_factor_is_zero_and_the_other_is_no_giant() {
         let nothing = [0.0, 0.0];
-        let pattern = Pattern {
-            channels: vec![channel([3.0, -4.0], [6.0, -8.0])],
-            zeros: Vec::new(),
-            distances: Bounded::zeros(1, 0),
-            normed: None,
-            denominators: Default::default(),
-        };
-        let negligible = |key, query| pattern.is_negligible(&channel(key, query), UNITS);
+        let (some, none) = (pattern(channel([3.0, -4.0], [6.0, -8.0])), empty());
+        let negligible = |key, query| some.is_negligible(&channel(key, query), &none, UNITS);
         // Four times what stands there in the other channel.
         assert!(negligible(nothing, [-24.0, 32.0]) && negligible([12.0, -16.0], nothing));
         assert!(!negligible(nothing, [-24.0, 33.0]) && !negligible([12.0, -17.0], nothing));
         assert!(negligible(nothing, nothing) && !negligible([1e-3, 0.0], [1e-3, 0.0]));
+    }
+
+    #[test]
+    fn several_channels_may_stand_for_one_that_is_multiplied_by_zero() {
+        let zero = Pattern { zeros: vec![channel([0.0, 0.0], [6.0, -8.0])], ..empty() };
+        let noise = |query| channel([1e-9, 0.0], query);
+        let mut copies = pattern(noise([4.0, -5.0]));
+        copies.channels[0].key.variance.fill(1e-18);
+        copies
+            .channels
+            .push(Channel { query: copies.channels[0].query.clone(), ..noise([0.0; 2]) });
+        copies.channels[1].key.variance.fill(1e-18);
+        assert!(copies.equals(&zero, UNITS) && zero.equals(&copies, UNITS));
+        // A giant makes something of what rounding left, and nothing is what a zero key alone may
+        // be taken for.
+        copies.channels[1].query.value *= 10.0;
+        assert!(!copies.equals(&zero, UNITS) && !zero.equals(&copies, UNITS));
+        assert!(!pattern(noise([4.0, -5.0])).equals(&empty(), UNITS));
     }
 }
