@@ -43,12 +43,18 @@ impl Writes {
         self.fan_out.value.axis_iter(Axis(1)).map(|column| square(column).sqrt()).collect()
     }
 
-    /// Whether what a channel's fan-out is multiplied by is zero within its bounds, for any input:
-    /// every activation maps zero to zero.
-    fn is_zero(&self, channel: usize) -> bool {
+    /// Whether what a channel's fan-out is multiplied by is zero within so many units of its bounds,
+    /// for any input: every activation maps zero to zero.
+    fn is_zero(&self, channel: usize, units: f64) -> bool {
         let linear = self.linear.as_ref();
-        linear.is_some_and(|(rows, of)| rows.row(of[channel]).is_zero(UNITS))
-            || matches!(&self.keys, Keys::Rows(rows) if rows.row(channel).is_zero(UNITS))
+        linear.is_some_and(|(rows, of)| rows.row(of[channel]).is_zero(units))
+            || matches!(&self.keys, Keys::Rows(rows) if rows.row(channel).is_zero(units))
+    }
+
+    /// The largest fan-out of those for which `is_meant`.
+    fn largest(&self, is_meant: impl Fn(usize) -> bool) -> f64 {
+        let sizes = self.sizes().into_iter().enumerate();
+        sizes.filter(|(channel, _)| is_meant(*channel)).map(|(_, size)| size).fold(0.0, f64::max)
     }
 
     /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
@@ -83,10 +89,11 @@ pub(super) struct Groups {
 pub(super) fn group(
     source: Option<&Writes>,
     expanded: Option<&Writes>,
+    map: &Map,
     strategy: Strategy,
     agreement: &mut Agreement,
 ) -> Groups {
-    let sides = [source, expanded];
+    let (sides, source_writes) = ([source, expanded], source);
     let keys = key_groups(sides, strategy, agreement);
     let of = sides.map(|side| side.and_then(|w| w.linear.as_ref()));
     let items = [0, 1].map(|side| {
@@ -114,7 +121,11 @@ pub(super) fn group(
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
     for side in [0, 1] {
         if let Some(writes) = sides[side] {
-            drop_zeros(writes, &mut members, side);
+            let copied = source_writes.filter(|_| side == 1).map_or(0.0, |source| {
+                let growth = map.scale.abs() * (map.even_copies().unwrap_or(1) as f64).sqrt();
+                growth * source.largest(|channel| source.is_zero(channel, 0.0))
+            });
+            drop_zeros(writes, copied, &mut members, side);
         }
     }
     let [source, expanded] = members;
@@ -122,18 +133,16 @@ pub(super) fn group(
 }
 
 /// Takes channels out of groups that the other model lacks if their linear factor or the row of
-/// their key is zero within its bounds, and their fan-out no larger than others': the product is as
-/// small as rounding: that of others, by which their sums are held, comes to as much. (A neuron
-/// that reads nothing is copied to one that reads `z` from one copy of a channel and `−z` from
-/// another.)
-fn drop_zeros(writes: &Writes, members: &mut [Vec<Member>; 2], side: usize) {
+/// their key is zero within its bounds, and their fan-out no larger than others' or than `copied`,
+/// the image of the largest that the source multiplies by exactly zero: the product is as small as
+/// rounding: that of others, by which their sums are held, comes to as much. (A neuron that reads
+/// nothing is copied to one that reads `z` from one copy of a channel and `−z` from another.)
+fn drop_zeros(writes: &Writes, copied: f64, members: &mut [Vec<Member>; 2], side: usize) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
     let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
-    let sizes = writes.sizes();
-    let usual = sizes.iter().enumerate().filter(|(channel, _)| !writes.is_zero(*channel));
-    let usual = usual.map(|(_, size)| *size).fold(0.0, f64::max);
-    for (channel, (member, size)) in members[side].iter_mut().zip(sizes).enumerate() {
-        if !shared(member) && size <= 4.0 * usual && writes.is_zero(channel) {
+    let usual = writes.largest(|channel| !writes.is_zero(channel, UNITS)).max(copied);
+    for (channel, (member, size)) in members[side].iter_mut().zip(writes.sizes()).enumerate() {
+        if !shared(member) && size <= 4.0 * usual && writes.is_zero(channel, UNITS) {
             *member = None;
         }
     }
@@ -304,7 +313,7 @@ pub(super) fn equations(
             .flatten()
             .any(|writes| matches!(writes.keys, Keys::Patterns(..)));
         let mut agreement = Agreement::new(if patterns { 2.0 * shared } else { shared });
-        let groups = group(source, expanded, strategy, &mut agreement);
+        let groups = group(source, expanded, map, strategy, &mut agreement);
         equations_of((groups, agreement), source, expanded, map, modulo_one, shared)
     };
     let both = source.is_some() && expanded.is_some();
