@@ -132,17 +132,24 @@ pub(super) fn group(
     Groups { source, expanded, count: numbers.len() }
 }
 
-/// Takes channels out of groups that the other model lacks if their linear factor or the row of
-/// their key is zero within its bounds, and their fan-out no larger than others' or than `copied`,
-/// the image of the largest that the source multiplies by exactly zero: the product is as small as
-/// rounding: that of others, by which their sums are held, comes to as much. (A neuron that reads
-/// nothing is copied to one that reads `z` from one copy of a channel and `−z` from another.)
+/// Takes apart groups that the other model lacks if the linear factor or the row of the key is zero
+/// within its bounds in all their channels, and the fan-outs no larger than others' or than
+/// `copied`, the image of the largest that the source multiplies by exactly zero: the product is as
+/// small as rounding: that of others, by which their sums are held, comes to as much. (A neuron
+/// that reads nothing is copied to one that reads `z` from one copy of a channel and `−z` from
+/// another.) Where some are zero alone, the group is of copies whose bounds differ.
 fn drop_zeros(writes: &Writes, copied: f64, members: &mut [Vec<Member>; 2], side: usize) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
-    let shared = |member: &Member| member.is_some_and(|(group, _)| others.contains(&group));
     let usual = writes.largest(|channel| !writes.is_zero(channel, UNITS)).max(copied);
-    for (channel, (member, size)) in members[side].iter_mut().zip(writes.sizes()).enumerate() {
-        if !shared(member) && size <= 4.0 * usual && writes.is_zero(channel, UNITS) {
+    let sizes = writes.sizes();
+    let is_nothing =
+        |channel: usize| sizes[channel] <= 4.0 * usual && writes.is_zero(channel, UNITS);
+    let numbered = members[side].iter().enumerate();
+    let something = numbered.filter(|(channel, _)| !is_nothing(*channel));
+    let kept: BTreeSet<usize> =
+        something.filter_map(|(_, member)| Some(member.as_ref()?.0)).collect();
+    for member in &mut members[side] {
+        if member.is_some_and(|(group, _)| !others.contains(&group) && !kept.contains(&group)) {
             *member = None;
         }
     }
