@@ -318,9 +318,26 @@ impl Split<'_> {
     }
 
     /// `z (I − E L)`: takes from `free` what would read anything on the image of E. With equal
-    /// shares of a map that only copies, this is the orthogonal projection. Nothing at all is left
-    /// of what a lone copy reads: rounding would be all that stands in the columns of a zero.
+    /// shares of a map that only copies, this is the orthogonal projection. What rounding leaves of
+    /// that goes to the last copies: it may be much where the numbers left are small. So nothing at
+    /// all is left of what a lone copy reads, and two copies are exact opposites.
     pub fn hide(&self, free: &mut Array1<f64>) {
+        let read = self.read(free);
+        for ((entry, part), slot) in self.map.entries.iter().zip(&self.parts).zip(&mut *free) {
+            if let Entry::Copy(j) = entry {
+                *slot -= read[*j] * part;
+            }
+        }
+        let mut left = self.read(free);
+        for (entry, slot) in self.map.entries.iter().zip(free).rev() {
+            if let Entry::Copy(j) = entry {
+                *slot -= std::mem::take(&mut left[*j]);
+            }
+        }
+    }
+
+    /// `z E` but for the scale: what `free` reads of each source coordinate.
+    fn read(&self, free: &Array1<f64>) -> Vec<f64> {
         let mut read = vec![0.0; self.map.sources];
         let mut mean = 0.0;
         for (entry, value) in self.map.entries.iter().zip(free.iter()) {
@@ -330,12 +347,10 @@ impl Split<'_> {
                 Entry::Zero => {}
             }
         }
-        for ((entry, part), slot) in self.map.entries.iter().zip(&self.parts).zip(free) {
-            if let Entry::Copy(j) = entry {
-                let read = read[*j] + mean * self.map.weight(*j);
-                *slot -= read * part;
-            }
+        if mean != 0.0 {
+            read.iter_mut().enumerate().for_each(|(j, read)| *read += mean * self.map.weight(j));
         }
+        read
     }
 }
 
@@ -404,6 +419,17 @@ mod tests {
             let mut free = Array1::from_shape_fn(map.len(), |i| (i as f64 * 3.0).sin());
             map.split(Share::Equal).hide(&mut free);
             assert!(free.dot(&dense(&map)).iter().all(|e| e.abs() < 1e-14), "{map:?}");
+        }
+    }
+
+    #[test]
+    fn two_copies_hide_exact_opposites_however_little_is_left() {
+        let map = Map::copies(2, [0, 1, 0, 1]);
+        for seed in 0..100 {
+            let near = |i: usize| (seed as f64).sin() + [0.0, 0.0, 1e-3, 1e-9][i];
+            let mut free = Array1::from_shape_fn(4, near);
+            map.split(Share::Equal).hide(&mut free);
+            assert!(free[0] == -free[2] && free[1] == -free[3] && free[1] != 0.0, "{free}");
         }
     }
 
