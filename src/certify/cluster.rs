@@ -171,8 +171,19 @@ pub(super) fn cluster(
         let mut groups = Vec::with_capacity(items.of.len());
         for (item, (index, key)) in items.of.iter().zip(&items.keys).enumerate() {
             let row = items.rows.row(*index);
+            let at_place = match strategy.by_position && side == 1 {
+                true => item.checked_rem(sources).and_then(|place| placed[place]),
+                false => None,
+            };
+            let representative = |group: usize| {
+                let (side, item) = firsts[group];
+                let others = sides[side].as_ref().expect("it has items");
+                others.rows.row(others.of[item])
+            };
             if scalable && row.is_zero(0.0) {
-                groups.push(None);
+                // It may be the copy of a row so small that rounding took it.
+                let taken = |group: &usize| row.equals(&representative(*group), Ratio::ONE, UNITS);
+                groups.push(at_place.filter(taken).map(|group| (group, Ratio::ONE)));
                 continue;
             }
             let signature = signatures[*index];
@@ -191,16 +202,7 @@ pub(super) fn cluster(
                 })
                 .collect();
             near.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
-            let at_place = match strategy.by_position && side == 1 {
-                true => item.checked_rem(sources).and_then(|place| placed[place]),
-                false => None,
-            };
             let candidates = at_place.into_iter().chain(near.iter().map(|(.., group)| *group));
-            let representative = |group: usize| {
-                let (side, item) = firsts[group];
-                let others = sides[side].as_ref().expect("it has items");
-                others.rows.row(others.of[item])
-            };
             let units = if side == 0 || lone { strategy.merge } else { UNITS };
             let found = candidates.into_iter().find_map(|group| {
                 let other = representative(group);
@@ -266,6 +268,19 @@ mod tests {
         let some = |groups: [usize; 4]| groups.map(Some).to_vec();
         assert_eq!(by(&Strategy::LONE[0]), some([0, 0, 0, 1]));
         assert_eq!(by(&Strategy::LONE[1]), some([0, 1, 0, 1]));
+    }
+
+    #[test]
+    fn a_row_that_rounding_took_is_the_copy_of_the_small_one_at_its_place() {
+        let source = rows(array![[1e-4, 0.0], [0.0, 2.0]]);
+        let mut expanded = rows(array![[1e-4, 0.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]);
+        expanded.variance.slice_mut(ndarray::s![2.., ..]).fill(1e-4f64.powi(2));
+        let items = [Some(Items::of_rows(&source)), Some(Items::of_rows(&expanded))];
+        let strategy = Strategy::PAIR[1];
+        let found = cluster(&items, Sameness::Multiple, strategy, &mut Agreement::new(0.0));
+        let groups: Vec<_> = found[1].iter().map(|member| member.map(|(group, _)| group)).collect();
+        // Of the second no rounding is as large.
+        assert_eq!(groups, [Some(0), Some(1), Some(0), None]);
     }
 
     #[test]
