@@ -42,11 +42,12 @@ pub(super) struct HeadEpsilon {
     pub units: f64,
 }
 
-/// The rounding of a head's rows, relative to their size, above which they are blurred: units of
-/// the numbers that they are made of, and of f32 where those are finer, since a norm enlarges what
-/// is left where rows cancel; and never more than what could not be told from nothing.
+/// The rounding of a head's rows, relative to their size, above which they are blurred: where they
+/// cancel so far that the norm enlarges the rounding of what they are made of, or of f32 where that
+/// is finer, so many times; and never more than what could not be told from nothing. Below it what
+/// is left is known to as many digits as its bounds say, which are carried through the norm.
 fn blurred_from(weight_unit: f64) -> f64 {
-    (64.0 * weight_unit.max(unit(Dtype::F32))).min(1.0 / UNITS)
+    (4096.0 * weight_unit.max(unit(Dtype::F32))).min(1.0 / UNITS)
 }
 
 /// The heads of a projection behind their norm: rows `[heads·head_dim, n]`, and what each head's
@@ -203,6 +204,6 @@ mod tests {
     #[test]
     fn rows_are_blurred_at_the_latest_where_nothing_could_be_told_from_them() {
         let (f16, f64) = (unit(Dtype::F16), unit(Dtype::F64));
-        assert_eq!([1.0, f16, f64].map(blurred_from), [1.0 / UNITS, 64.0 * f16, 2f64.powi(-18)]);
+        assert_eq!([1.0, f16, f64].map(blurred_from), [1.0 / UNITS, 1.0 / UNITS, 2f64.powi(-12)]);
     }
 }
