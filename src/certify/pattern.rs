@@ -191,18 +191,24 @@ impl Pattern {
     fn partners(&self, other: &Pattern, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
         let mut free: Vec<usize> = (0..other.channels.len()).collect();
         let mut partners = Vec::with_capacity(self.channels.len());
+        let mut zeros = [&self.zeros, &other.zeros].map(|zeros| zeros.iter().collect::<Vec<_>>());
+        // A channel may stand for one that rounding took from the other pattern, as it stands.
+        let mut taken = |side: usize, channel: &Channel| {
+            let place = zeros[side].iter().position(|zero| zero.equals(channel, units));
+            place.map(|place| zeros[side].swap_remove(place)).is_some()
+        };
         for (number, mine) in self.channels.iter().enumerate() {
             let found = free.iter().enumerate().find_map(|(place, theirs)| {
                 Some((place, mine.ratio(&other.channels[*theirs], units)?))
             });
             match found {
                 Some((place, ratio)) => partners.push((number, free.remove(place), ratio)),
-                None if self.is_negligible(mine, other, units) => {}
+                None if self.is_negligible(mine, other, units) || taken(1, mine) => {}
                 None => return None,
             }
         }
         let mut rest = free.iter().map(|theirs| &other.channels[*theirs]);
-        let rest = rest.all(|theirs| other.is_negligible(theirs, self, units));
+        let rest = rest.all(|theirs| other.is_negligible(theirs, self, units) || taken(0, theirs));
         rest.then_some(partners)
     }
 
@@ -289,6 +295,17 @@ mod tests {
 
     fn pattern(channel: Channel) -> Pattern {
         Pattern { channels: vec![channel], ..empty() }
+    }
+
+    #[test]
+    fn a_channel_may_stand_for_one_that_rounding_took() {
+        let small = pattern(channel([1e-4, 0.0], [6.0, -8.0]));
+        let mut taken = channel([0.0, 0.0], [6.0, -8.0]);
+        taken.key.variance.fill(1e-8);
+        let taken = Pattern { zeros: vec![taken], ..empty() };
+        assert!(small.equals(&taken, UNITS) && taken.equals(&small, UNITS));
+        let large = pattern(channel([1e-2, 0.0], [6.0, -8.0]));
+        assert!(!large.equals(&taken, UNITS) && !taken.equals(&large, UNITS));
     }
 
     #[test]
