@@ -99,8 +99,11 @@ pub(super) fn group(
     let items = [0, 1].map(|side| {
         let keys = keys[side].iter().map(|(key, _)| *key).collect();
         // The constants of values are in the output's bias.
-        let biased = sides[side].is_some_and(|writes| matches!(writes.keys, Keys::Rows(_)));
-        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys, biased })
+        let (biased, per_head) = match sides[side].map(|writes| &writes.keys) {
+            Some(Keys::Patterns(_, channels)) => (false, *channels),
+            _ => (true, 1),
+        };
+        of[side].map(|(rows, of)| Items { rows, of: of.clone(), keys, biased, per_head })
     });
     let [source, expanded] = cluster(&items, Sameness::Multiple, strategy, agreement);
     let mut numbers: BTreeMap<(usize, usize), usize> = BTreeMap::new();

@@ -69,12 +69,22 @@ pub(super) struct Items<'a> {
     pub keys: Vec<usize>,
     /// Whether the last entry of a row is a bias.
     pub biased: bool,
+    /// How many items in a row are channels of one head, which are copied among themselves.
+    pub per_head: usize,
 }
 
 impl<'a> Items<'a> {
     /// Every row is an item, all of one key.
     pub fn of_rows(rows: &'a Bounded) -> Self {
-        Items { rows, of: (0..rows.rows()).collect(), keys: vec![0; rows.rows()], biased: true }
+        let (of, keys) = ((0..rows.rows()).collect(), vec![0; rows.rows()]);
+        Items { rows, of, keys, biased: true, per_head: 1 }
+    }
+
+    /// Which of the items of `source` stands where this one's original does, in a circular layout.
+    fn place(&self, item: usize, source: &Items) -> Option<usize> {
+        let (head, channel) = (item / self.per_head, item % self.per_head);
+        let head = head.checked_rem(source.of.len() / source.per_head)?;
+        Some(head * source.per_head + channel % source.per_head)
     }
 }
 
@@ -171,9 +181,11 @@ pub(super) fn cluster(
         let mut groups = Vec::with_capacity(items.of.len());
         for (item, (index, key)) in items.of.iter().zip(&items.keys).enumerate() {
             let row = items.rows.row(*index);
-            let at_place = match strategy.by_position && side == 1 {
-                true => item.checked_rem(sources).and_then(|place| placed[place]),
-                false => None,
+            let at_place = match &sides[0] {
+                Some(source) if strategy.by_position && side == 1 => {
+                    items.place(item, source).and_then(|place| placed[place])
+                }
+                _ => None,
             };
             let representative = |group: usize| {
                 let (side, item) = firsts[group];
@@ -268,6 +280,22 @@ mod tests {
         let some = |groups: [usize; 4]| groups.map(Some).to_vec();
         assert_eq!(by(&Strategy::LONE[0]), some([0, 0, 0, 1]));
         assert_eq!(by(&Strategy::LONE[1]), some([0, 1, 0, 1]));
+    }
+
+    #[test]
+    fn channels_are_copied_within_their_heads() {
+        let all = rows(Array2::zeros((12, 1)));
+        let of = |count: usize, per_head| Items {
+            of: (0..count).collect(),
+            per_head,
+            ..Items::of_rows(&all)
+        };
+        let place = |(source, expanded): (Items, Items)| -> Vec<usize> {
+            (0..expanded.of.len()).map(|item| expanded.place(item, &source).unwrap()).collect()
+        };
+        assert_eq!(place((of(4, 2), of(9, 3))), [0, 1, 0, 2, 3, 2, 0, 1, 0]);
+        assert_eq!(place((of(2, 1), of(5, 1))), [0, 1, 0, 1, 0]);
+        assert_eq!(of(2, 1).place(0, &of(0, 1)), None);
     }
 
     #[test]

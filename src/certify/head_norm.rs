@@ -182,7 +182,7 @@ impl Denominator {
 
 fn items(rows: &Bounded, of: Vec<usize>) -> Items<'_> {
     let keys = vec![0; of.len()];
-    Items { rows, of, keys, biased: true }
+    Items { rows, of, keys, biased: true, per_head: 1 }
 }
 
 /// For each group the sum of its members' squared factors, over the head's channels, with the
