@@ -57,6 +57,12 @@ impl Writes {
         sizes.filter(|(channel, _)| is_meant(*channel)).map(|(_, size)| size).fold(0.0, f64::max)
     }
 
+    /// A head of whose pattern nothing is known: see [`Pattern::is_blurred`].
+    pub fn blurred_head(&self) -> Option<usize> {
+        let Keys::Patterns(patterns, _) = &self.keys else { return None };
+        patterns.iter().position(Pattern::is_blurred)
+    }
+
     /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
     fn sums(&self, groups: &[Member], count: usize) -> Bounded {
         let sums = group_sums(&self.fan_out, groups, count);

@@ -28,7 +28,7 @@ pub(super) struct Denominator {
     /// The precision in which ε is added, relative to it.
     eps_unit: f64,
     /// Whether the rows are too small to be told from rounding, so that nothing is known.
-    blurred: bool,
+    pub blurred: bool,
 }
 
 /// An ε that does not fit the rows of a head.
@@ -172,10 +172,11 @@ impl Denominator {
         }
         let ratio = self.size_squared / other.size_squared;
         let error = if self.is_copy_of(other) { 0.0 } else { self.error.hypot(other.error) };
-        // Rows that were copied have one size, whatever the order in which it was summed.
-        let ratio = if (ratio - 1.0).abs() <= UNITS * error { 1.0 } else { ratio };
+        // Rows that were copied have one size, whatever the order in which it was summed. An error
+        // is one of the smaller: beside it the larger is none that rounding explains.
+        let ratio = if (ratio - 1.0).abs() <= UNITS * error * ratio.min(1.0) { 1.0 } else { ratio };
         let (expected, got) = (ratio * other.eps, self.eps);
-        let units = (got - expected).abs() / (expected * (self.eps_unit + error));
+        let units = (got - expected).abs() / (expected.min(got) * (self.eps_unit + error));
         (units > UNITS).then_some(HeadEpsilon { which, expected, got, units })
     }
 }
@@ -200,6 +201,17 @@ fn squares(members: &[Member], channels: f64) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_size_of_a_small_head_is_not_explained_by_the_rounding_of_its_own() {
+        let of = |value: f64| {
+            let rows = Bounded::stored(ndarray::array![[value], [-value]], 0.0, 0.1);
+            Denominator::of(rows, 1e-3, unit(Dtype::F32), 1.0)
+        };
+        let (small, large, same) = (of(0.5), of(3.0), of(0.55));
+        assert!(small.epsilon(&same, 0).is_none() && same.epsilon(&small, 0).is_none());
+        assert!(small.epsilon(&large, 0).is_some() && large.epsilon(&small, 0).is_some());
+    }
 
     #[test]
     fn rows_are_blurred_at_the_latest_where_nothing_could_be_told_from_them() {

@@ -168,6 +168,12 @@ impl Pattern {
             && self.divided(other).iter().all(|(mine, theirs)| mine.equals(theirs))
     }
 
+    /// Whether a norm of the head's queries or keys reads rows of which rounding leaves nothing.
+    pub fn is_blurred(&self) -> bool {
+        let heads = self.normed.iter().flat_map(|heads| heads.iter().zip(&*self.denominators));
+        heads.into_iter().any(|(head, all)| all[*head].blurred)
+    }
+
     /// Whether the biases for relative positions are all that differs.
     pub fn differs_in_distances(&self, other: &Pattern) -> bool {
         !self.equals(other, UNITS) && self.partners(other, UNITS).is_some()

@@ -126,8 +126,13 @@ impl<'a> Network<'a> {
             notes.spreads.extend(Spread::of(place, ops, readers.1.side, &t, &found.groups)?);
             notes.equal_reads.extend(read_equally(readers.1, &expanded.op)?);
         }
-        self.head_epsilons(&found, &expanded.op, place, ledger);
         let mut failure = None;
+        let clear = found.inside_holds() && found.agreement.head_epsilons.is_empty();
+        if let (Some(head), false) = (s.blurred_head().or(t.blurred_head()), clear) {
+            ledger.unknown(place, blurred(head));
+            return Ok(Constants { source: s.bias, expanded: t.bias, failure });
+        }
+        self.head_epsilons(&found, &expanded.op, place, ledger);
         if !found.hold() {
             let halves = (Some((readers.0, &source.op)), Some((readers.1, &expanded.op)));
             let case = Case { halves, map, modulo_one };
@@ -230,6 +235,11 @@ impl<'a> Network<'a> {
                 false => (Some(&written), None),
             };
             let found = equations(source, target, map, self.layer_norm, 0.0);
+            let clear = found.hold() && found.agreement.head_epsilons.is_empty();
+            if let (Some(head), false) = (written.blurred_head(), clear) {
+                ledger.unknown(place, blurred(head));
+                continue;
+            }
             self.head_epsilons(&found, op, place, ledger);
             if found.hold() {
                 found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
@@ -315,6 +325,14 @@ fn unproven(branch: &Branch) -> Option<&'static str> {
         (_, Some(_)) if experts => Some("LayerScale behind a mixture of experts"),
         _ => None,
     }
+}
+
+/// Why nothing is known of a branch with this head.
+fn blurred(head: usize) -> String {
+    format!(
+        "the rows of head {head} that a norm of queries or keys reads cancel down to their \
+         rounding, which the norm enlarges: nothing can be told from them"
+    )
 }
 
 pub(super) const NO_NORM: &str =

@@ -4,7 +4,7 @@ use super::output::to_stdout;
 use crate::certify::UNITS as LIMIT;
 use crate::error::{Class, Error, Result};
 use crate::testing::Intent;
-use crate::testing::survey::{Cell, Subject, Tally, UNITS, VISIBLE, survey};
+use crate::testing::survey::{Cell, Right, Subject, Tally, UNITS, VISIBLE, survey};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -79,8 +79,10 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
         env!("CARGO_PKG_VERSION")
     );
     let all = surveys.values();
-    let rights = all.clone().map(Tally::all_rights);
-    let (pairs, proven) = rights.fold((0, 0), |(p, n), right| (p + right.pairs, n + right.proven));
+    let right = |part: fn(&Right) -> usize| -> usize {
+        all.clone().map(|tally| part(&tally.all_rights())).sum()
+    };
+    let pairs = right(|right| right.pairs);
     let total = |equivalent: bool, part: fn(&Cell) -> usize| -> usize {
         all.clone().map(|tally| part(&tally.all_cells(equivalent))).sum()
     };
@@ -96,7 +98,8 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
         ("models judged: made, held to the equations and run", judged.to_string()),
         ("of these, per second and core", format!("{rate:.0}")),
         ("right expansions", pairs.to_string()),
-        ("of these not proven: false alarms", (pairs - proven).to_string()),
+        ("of these called different: false alarms", right(Right::false_alarms).to_string()),
+        ("of these undecided", right(|right| right.undecided).to_string()),
         ("mistakes that change an output", changed.to_string()),
         ("of these missed", total(false, |cell| cell.missed).to_string()),
         (
@@ -134,7 +137,7 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     table_of_changes(&mut page, surveys, true);
     list(&mut page, "What should not be", all.clone().flat_map(|tally| &tally.notes));
     let unproven = all.flat_map(|tally| &tally.unproven);
-    list(&mut page, "Equivalent changes that are not proven", unproven);
+    list(&mut page, "What is right and not proven", unproven);
     page
 }
 

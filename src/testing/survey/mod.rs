@@ -16,6 +16,7 @@ mod networks;
 mod tally;
 mod transformers;
 
+use tally::is_undecided;
 pub use tally::{Cell, Right, Tally};
 pub use transformers::survey_pair;
 
@@ -141,7 +142,7 @@ impl Tally {
             self.notes.push(format!("{name} {what}, {apart:e} apart: {}", (judged.replay)()));
         }
         let found = judged.found;
-        cell.undecided += usize::from(found.failures.is_empty() && !found.unknown.is_empty());
+        cell.undecided += usize::from(is_undecided(found));
         let Some(blamed) = found.failures.first().map(|failure| failure.tensor.as_str()) else {
             return;
         };

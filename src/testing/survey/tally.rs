@@ -1,5 +1,7 @@
 //! Counts.
 
+use super::not_proven;
+use crate::certify::Certificate;
 use crate::checkpoint::Dtype;
 use std::collections::BTreeMap;
 
@@ -12,8 +14,8 @@ pub struct Tally {
     pub cells: BTreeMap<(bool, &'static str), Cell>,
     /// What should not be, with what reproduces it.
     pub notes: Vec<String>,
-    /// Equivalent changes that are not proven, which is no wrong verdict, with why and what
-    /// reproduces it.
+    /// Right expansions that are undecided and equivalent changes that are not proven, which are
+    /// no wrong verdicts, with why and what reproduces it.
     pub unproven: Vec<String>,
 }
 
@@ -24,6 +26,15 @@ pub struct Right {
     pub pairs: usize,
     /// How many are proven lossless.
     pub proven: usize,
+    /// How many are undecided: what rounding leaves of a part tells nothing, and no part is blamed.
+    pub undecided: usize,
+}
+
+impl Right {
+    /// How many are called different.
+    pub fn false_alarms(&self) -> usize {
+        self.pairs - self.proven - self.undecided
+    }
 }
 
 /// What became of one change in many pairs.
@@ -48,10 +59,23 @@ pub struct Cell {
 
 impl Tally {
     /// Counts a right expansion.
-    pub(super) fn right(&mut self, format: Dtype, proven: bool) {
+    pub(super) fn right(
+        &mut self,
+        format: Dtype,
+        found: &Certificate,
+        replay: &dyn Fn() -> String,
+    ) {
         let right = self.rights.entry(format.config_name()).or_default();
         right.pairs += 1;
-        right.proven += usize::from(proven);
+        let what = "a right expansion";
+        if found.proves_lossless() {
+            right.proven += 1;
+        } else if is_undecided(found) {
+            right.undecided += 1;
+            self.unproven.push(not_proven(what, found, replay));
+        } else {
+            self.notes.push(not_proven(what, found, replay));
+        }
     }
 
     /// Both together.
@@ -60,6 +84,7 @@ impl Tally {
             let sum = self.rights.entry(format).or_default();
             sum.pairs += right.pairs;
             sum.proven += right.proven;
+            sum.undecided += right.undecided;
         }
         for (key, cell) in other.cells {
             let sum = self.cells.entry(key).or_default();
@@ -75,6 +100,7 @@ impl Tally {
         self.rights.values().fold(Right::default(), |sum, right| Right {
             pairs: sum.pairs + right.pairs,
             proven: sum.proven + right.proven,
+            undecided: sum.undecided + right.undecided,
         })
     }
 
@@ -83,6 +109,11 @@ impl Tally {
         let cells = self.cells.iter().filter(|((kind, _), _)| *kind == equivalent);
         cells.fold(Cell::default(), |sum, (_, cell)| sum.plus(*cell))
     }
+}
+
+/// Whether a certificate blames nothing, and yet is no proof.
+pub(super) fn is_undecided(found: &Certificate) -> bool {
+    found.failures.is_empty() && !found.unknown.is_empty()
 }
 
 impl Cell {
