@@ -242,12 +242,19 @@ fn pick(checkpoint: &Checkpoint, lens: &Lens, turned: bool, rows: &[usize]) -> R
 type Proposal = Option<(Entry, f64)>;
 
 /// What each sample proposes for each channel, and the proposal that most agree on. A sample in
-/// which two source channels hold the same agrees with both; where one holds nothing but zeros, so
-/// do its copies.
+/// which two source channels hold the same agrees with both, and one in which a channel is the mean
+/// of all with the mean; where one holds nothing but zeros, so do its copies.
 fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> {
     let proposals: Vec<Vec<Proposal>> = samples.iter().map(|(s, t)| propose(s, t, unit)).collect();
     let holds_zeros = |sample: &Sample, of: usize| sample.0.column(of).iter().all(|v| *v == 0.0);
     let alike = |sample: &Sample, a: usize, b: usize| sample.0.column(a) == sample.0.column(b);
+    let is_mean = |sample: &Sample, of: usize| {
+        let near = |row: ArrayView1<f64>| {
+            let largest = row.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+            (row.sum() / row.len() as f64 - row[of]).abs() <= 1e-12 * largest
+        };
+        sample.0.outer_iter().all(near)
+    };
     (0..widths.1)
         .map(|channel| {
             let cast: Vec<(Entry, f64)> = proposals.iter().filter_map(|p| p[channel]).collect();
@@ -265,6 +272,7 @@ fn vote(samples: &[Sample], widths: (usize, usize), unit: f64) -> Vec<Proposal> 
                 (Entry::Copy { of, sign }, Some(Entry::Copy { of: other, sign: same })) => {
                     *sign == same && alike(sample, *of, other)
                 }
+                (Entry::Mean, Some(Entry::Copy { of, sign })) => sign > 0.0 && is_mean(sample, of),
                 _ => false,
             };
             let votes = |entry: &Entry| {
