@@ -3,7 +3,7 @@
 use super::decide::decide;
 use super::probes::{Probe, random_image};
 use super::sample::larger;
-use super::{Check, Effect, MEASURED_UP_TO, Subject, Witness};
+use super::{Check, Effect, MEASURED_UP_TO, Subject, Witness, WitnessSearch};
 use crate::certify::{Unknown, certify_convnets};
 use crate::checkpoint::Checkpoint;
 use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
@@ -23,7 +23,11 @@ const IMAGES: u64 = 3;
 ///
 /// # Errors
 /// As [`super::check`].
-pub(super) fn check(source: &Checkpoint, expanded: &Checkpoint) -> Result<Check> {
+pub(super) fn check(
+    source: &Checkpoint,
+    expanded: &Checkpoint,
+    witness_search: WitnessSearch,
+) -> Result<Check> {
     if let Some(other) = [source, expanded].into_iter().find(|c| !is_convolutional(c.config())) {
         let problem = "a resnet and a model that is none are held against each other";
         return Err(Error::unsupported(problem)
@@ -37,7 +41,11 @@ pub(super) fn check(source: &Checkpoint, expanded: &Checkpoint) -> Result<Check>
     let subjects = (subject(pair.0), subject(pair.1));
     let proven = certificate.proves_lossless();
     let mut found = Found::default();
-    if !proven || subjects.1.weights <= MEASURED_UP_TO {
+    let looks = match proven {
+        true => subjects.1.weights <= MEASURED_UP_TO,
+        false => witness_search == WitnessSearch::Find,
+    };
+    if looks {
         found = search(pair.0, pair.1)?;
     }
     if proven && found.witness.is_some() {

@@ -105,6 +105,17 @@ impl Subject {
     }
 }
 
+/// Whether inputs are looked for on which two models differ, where no proof says that there are
+/// none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WitnessSearch {
+    /// Yes: a forward pass on some takes longer than the equations do.
+    #[default]
+    Find,
+    /// No: equations that fail leave it undecided, for they are sufficient and not necessary.
+    None,
+}
+
 /// Called with the bytes of weights that are done, and how many there are.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
@@ -118,8 +129,21 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// - the two cannot be source and expansion: `expanded` is smaller, or reads or returns other
 ///   things (another vocabulary, image size, number of classes)
 pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> Result<Check> {
+    check_with(source, expanded, WitnessSearch::Find, progress)
+}
+
+/// [`check`], with or without a search for a witness.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(
+    source: &Checkpoint,
+    expanded: &Checkpoint,
+    search: WitnessSearch,
+    progress: Progress,
+) -> Result<Check> {
     if [source, expanded].iter().any(|checkpoint| is_convolutional(checkpoint.config())) {
-        return convolutional::check(source, expanded);
+        return convolutional::check(source, expanded, search);
     }
     let models = (model::describe(source)?, model::describe(expanded)?);
     compatible::refuse(source, &models.0, expanded, &models.1)?;
@@ -132,7 +156,9 @@ pub fn check(source: &Checkpoint, expanded: &Checkpoint, progress: Progress) -> 
     let mut effect = None;
     let mut found = witness::Search::default();
     if !certificate.proves_lossless() {
-        found = witness::search(pair.0, pair.1, &certificate.failures)?;
+        if search == WitnessSearch::Find {
+            found = witness::search(pair.0, pair.1, &certificate.failures)?;
+        }
     } else if subjects.1.weights <= MEASURED_UP_TO {
         effect = witness::effect(pair.0, pair.1)?;
         doubt(&mut certificate, &mut found, pair)?;

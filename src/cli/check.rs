@@ -4,7 +4,7 @@ use super::Format;
 use super::output::{Sink, to_stdout};
 use super::progress::Progress;
 use super::protect::refuse_report;
-use crate::check::{Verdict, check};
+use crate::check::{Verdict, WitnessSearch, check_with};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, Error, Result, printable};
 use crate::report::{Demands, Report};
@@ -31,6 +31,9 @@ pub(super) struct CheckArguments {
     /// Also pass what is equal but for the ε of norms
     #[arg(long, value_enum, conflicts_with = "strict")]
     allow: Option<Allowed>,
+    /// Whether an input is looked for on which the models differ, where equations fail
+    #[arg(long, value_enum, default_value = "find")]
+    witness: Looking,
     /// Threads that the check may use [default: one for each core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -47,6 +50,15 @@ pub(super) struct CheckArguments {
 pub(super) enum Allowed {
     /// Only the ε of norms is wrong: the report says by how much that can matter
     EpsLimited,
+}
+
+/// Whether a witness is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Looking {
+    /// Run both models on inputs until one shows the difference
+    Find,
+    /// Hold the equations alone: where one fails, the verdict is undecided
+    None,
 }
 
 impl CheckArguments {
@@ -83,7 +95,12 @@ fn report(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
     let source = Checkpoint::open(&arguments.source, arguments.source_config.as_deref())?;
     let expanded = Checkpoint::open(&arguments.expanded, arguments.expanded_config.as_deref())?;
     let progress = Progress::new();
-    let mut check = check(&source, &expanded, &|done, total| progress.set(done, total))?;
+    let search = match arguments.witness {
+        Looking::Find => WitnessSearch::Find,
+        Looking::None => WitnessSearch::None,
+    };
+    let mut check =
+        check_with(&source, &expanded, search, &|done, total| progress.set(done, total))?;
     drop(progress);
     check.source.config = arguments.source_config;
     check.expanded.config = arguments.expanded_config;

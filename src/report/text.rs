@@ -219,6 +219,11 @@ fn evidence(report: &Report, lines: &mut Lines) {
             "evidence",
             "the equation itself: its effect is below what outputs show above storage rounding",
         ),
+        (None, _) if report.inputs_tried == 0 => lines.add(
+            "evidence",
+            "no input was tried: the equations are sufficient, not necessary, and show no \
+             difference by themselves",
+        ),
         (None, _) if report.failures.is_empty() => {
             lines.add("evidence", format!("no difference found on {tried}; that proves nothing"));
         }
