@@ -43,8 +43,8 @@ impl Writes {
         self.fan_out.value.axis_iter(Axis(1)).map(|column| square(column).sqrt()).collect()
     }
 
-    /// Whether what a channel's fan-out is multiplied by is zero within so many units of its bounds,
-    /// for any input: every activation maps zero to zero.
+    /// Whether what a channel's fan-out is multiplied by is zero within so many units of its
+    /// bounds, for any input: every activation maps zero to zero.
     fn is_zero(&self, channel: usize, units: f64) -> bool {
         let linear = self.linear.as_ref();
         linear.is_some_and(|(rows, of)| rows.row(of[channel]).is_zero(units))
