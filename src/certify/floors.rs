@@ -13,8 +13,8 @@
 //! is a row of exact zeros rounding: noise would have left something, and summed with copies that
 //! are small as a whole, a floor as high as the tensor's would hide these.
 //!
-//! A number that is multiplied by nothing says nothing of what its row rounds to, so a row's size is
-//! taken from the columns that count alone: see [`super::inputs`]. Numbers of a row that are
+//! A number that is multiplied by nothing says nothing of what its row rounds to, so a row's size
+//! is taken from the columns that count alone: see [`super::inputs`]. Numbers of a row that are
 //! smaller than its others by all of a format's digits are rounding of the sum that the row forms.
 
 use crate::checkpoint::Checkpoint;
