@@ -46,6 +46,7 @@ mod map;
 mod ops;
 mod outputs;
 mod pattern;
+mod range;
 mod reader;
 mod rounded;
 mod rows;
@@ -144,6 +145,8 @@ fn held(
     );
     let mut ledger = Ledger::new();
     hold_all(&sides.0, &sides.1, &mut ledger)?;
+    range::judgeable(&sides.0, "source", &mut ledger);
+    range::judgeable(&sides.1, "expanded", &mut ledger);
     consumed(&sides.0, "source", &mut ledger);
     consumed(&sides.1, "expanded", &mut ledger);
     let mut certificate = ledger.certificate;

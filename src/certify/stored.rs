@@ -16,7 +16,8 @@ pub(super) struct StoredRows<'a> {
     dtype: Dtype,
     /// Numbers from one column of a row to the next.
     step: usize,
-    unit: f64,
+    /// The rounding of a number, relative to it.
+    pub unit: f64,
     lines: Lines,
 }
 
