@@ -129,8 +129,8 @@ impl<'m> Meeting<'m> {
         (&self.source.lines[self.source.first], &self.expanded.lines[self.expanded.first])
     }
 
-    /// The factor of the expanded rows, fitted; `None` where it is known far worse than numbers that
-    /// are rounded to `unit` make it, be it that it cannot be told from zero, be it that the
+    /// The factor of the expanded rows, fitted; `None` where it is known far worse than numbers
+    /// that are rounded to `unit` make it, be it that it cannot be told from zero, be it that the
     /// rounding of a few blurs it: then whole rows tell more. Biases are taken as one more column
     /// where they belong to the rows.
     pub fn ratio(&self, with_bias: bool, unit: f64) -> Option<Ratio> {
