@@ -29,6 +29,6 @@ pub(super) fn judgeable(side: &Side, which: &str, ledger: &mut Ledger) {
             "it holds {size:e}: numbers below {least:e} or above {most:e} have no squares to \
              reckon with; multiply the tensor, and what undoes it, by a power of two"
         );
-        ledger.unknown(&format!("{which} tensor `{name}`"), reason);
+        ledger.unknown(format!("{which} tensor `{name}`"), reason);
     }
 }
