@@ -237,30 +237,17 @@ impl Row<'_> {
         if UNITS * along.sum::<f64>().sqrt() >= square {
             return self.equals(other, Ratio::ONE, units).then_some(Ratio::ONE);
         }
-        let Ratio { factor, error } = self.fitted(other, square);
+        let factor = self.value.dot(&other.value) / square;
+        let error = (0..self.value.len())
+            .map(|i| {
+                let variance = self.variance[i] + factor * factor * other.variance[i];
+                other.value[i].powi(2) * variance
+            })
+            .sum::<f64>()
+            .sqrt()
+            / square;
         let ratio = Ratio { factor, error };
         self.equals(other, ratio, units).then_some(ratio)
-    }
-
-    /// The factor that fits `self = c·other` best, each entry weighted by how well it is known: the
-    /// rounding of one, which may be multiplied by nothing, must not blur the factor, and with it
-    /// all others. `square` is that of `other`, which is not zero.
-    fn fitted(&self, other: &Row, square: f64) -> Ratio {
-        // Variances relative to the rows, so that no scale counts; what is known better than to
-        // twenty digits is known to them.
-        let own = (self.value.dot(&self.value) + self.variance.sum()).max(f64::MIN_POSITIVE);
-        let weight = |i: usize| 1.0 / (self.variance[i] / own + other.variance[i] / square + 1e-40);
-        let weights: Vec<f64> = (0..self.value.len()).map(weight).collect();
-        let sum = |of: &dyn Fn(usize) -> f64| (0..weights.len()).map(of).sum::<f64>();
-        let size = square.sqrt();
-        let norm = sum(&|i| weights[i] * (other.value[i] / size).powi(2));
-        let product = sum(&|i| weights[i] * self.value[i] * (other.value[i] / size));
-        let (plain, factor) = (self.value.dot(&other.value) / square, product / norm / size);
-        // Where they agree, that without weights is exact more often.
-        let factor = if (factor / plain - 1.0).abs() < 1e-13 { plain } else { factor };
-        let variance = |i: usize| self.variance[i] + factor * factor * other.variance[i];
-        let along = |i: usize| (weights[i] * other.value[i] / size).powi(2) * variance(i);
-        Ratio { factor, error: sum(&along).sqrt() / norm / size }
     }
 
     /// Whether `self = ratio·other` within `units` of the bounds.

@@ -16,8 +16,7 @@ pub(super) struct StoredRows<'a> {
     dtype: Dtype,
     /// Numbers from one column of a row to the next.
     step: usize,
-    /// The rounding of a number, relative to it.
-    pub unit: f64,
+    unit: f64,
     lines: Lines,
 }
 

@@ -127,8 +127,7 @@ fn held_heads(
         let with_bias = part == 0;
         let bundles = bundles(s.kv_heads, &heads.keys, (size, channels));
         each(&keys.0, &keys.1, &bundles, |met| {
-            let ratio =
-                met.ratio(with_bias, Operand::unit(keys)).filter(|ratio| ratio.is_known())?;
+            let ratio = met.ratio(with_bias).filter(|ratio| ratio.is_known())?;
             ratios[bundles[met.bundle].copies[met.copy][0]] = ratio;
             met.agree(ratio, with_bias, agreement, &mut room)
         })?;
@@ -148,7 +147,7 @@ fn held_heads(
     let mut constants = (count(s.kv_heads), count(heads.keys.len()));
     each(&values.0, &values.1, &bundles, |met| {
         let (from, to) = (bundles[met.bundle].source[0], bundles[met.bundle].copies[met.copy][0]);
-        let ratio = met.ratio(false, Operand::unit(values)).filter(|ratio| ratio.is_known())?;
+        let ratio = met.ratio(false).filter(|ratio| ratio.is_known())?;
         ratios[to] = ratio;
         let set = |column: &mut Bounded, row: usize, bias: (f64, f64)| {
             (column.value[[row, 0]], column.variance[[row, 0]]) = bias;

@@ -21,11 +21,6 @@ pub(super) struct Bundle {
 }
 
 impl Operand<'_> {
-    /// The unit of rounding of the coarser of two layers.
-    pub fn unit(both: &(Operand, Operand)) -> f64 {
-        both.0.rows.unit.max(both.1.rows.unit)
-    }
-
     /// Multiplies the layer by an exactly known number.
     pub fn times(&mut self, factor: f64) {
         if factor != 1.0 {
@@ -73,9 +68,6 @@ impl<'m> Spaced<'m> {
         self.lines[self.first..].iter().step_by(self.step)
     }
 }
-
-/// The error of a fitted factor, in units of rounding, above which it is blurred.
-const BLURRED: f64 = 16.0;
 
 /// Rows that are folded at a time: they stay in the cache until they have been compared.
 const TOGETHER: usize = 16;
@@ -129,11 +121,9 @@ impl<'m> Meeting<'m> {
         (&self.source.lines[self.source.first], &self.expanded.lines[self.expanded.first])
     }
 
-    /// The factor of the expanded rows, fitted; `None` where it is known far worse than numbers
-    /// that are rounded to `unit` make it, be it that it cannot be told from zero, be it that the
-    /// rounding of a few blurs it: then whole rows tell more. Biases are taken as one more column
-    /// where they belong to the rows.
-    pub fn ratio(&self, with_bias: bool, unit: f64) -> Option<Ratio> {
+    /// The factor of the expanded rows, fitted; `None` where it cannot be told from zero. Biases
+    /// are taken as one more column where they belong to the rows.
+    pub fn ratio(&self, with_bias: bool) -> Option<Ratio> {
         let [mut square, mut along, mut across, mut product] = [0.0; 4];
         for (s, t) in self.pairs() {
             let sums = products(s, t);
@@ -152,8 +142,8 @@ impl<'m> Meeting<'m> {
             return None;
         }
         let factor = product / square;
-        let error = (factor * factor * along + across).sqrt() / square;
-        (error <= BLURRED * unit * factor.abs()).then_some(Ratio { factor, error })
+        let error = factor * factor * along + across;
+        Some(Ratio { factor, error: error.sqrt() / square })
     }
 
     /// Adds the equations `expanded = ratio · source`; `None` if an entry is beyond its bounds.

@@ -7,7 +7,7 @@ use super::super::cluster::Member;
 use super::super::map::Map;
 use super::super::reader::Reader;
 use super::fan_out::FanOut;
-use super::meet::{Bundle, Operand, each};
+use super::meet::{Bundle, each};
 use super::{Inside, copies, operands, propose};
 use crate::error::Result;
 use crate::model::{Activation, Mlp};
@@ -43,8 +43,7 @@ pub(super) fn hold(
         let Some(ups) = operands(readers, (&s.up, &t.up))? else { return Ok(None) };
         held = held.and_then(|()| {
             each(&ups.0, &ups.1, &bundles, |met| {
-                let ratio =
-                    met.ratio(true, Operand::unit(&ups)).filter(|ratio| ratio.is_known())?;
+                let ratio = met.ratio(true).filter(|ratio| ratio.is_known())?;
                 let neuron = bundles[met.bundle].copies[met.copy][0];
                 members[neuron] = Some((met.bundle, ratio));
                 met.agree(ratio, true, &mut agreement, &mut room)
