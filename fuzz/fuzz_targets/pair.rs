@@ -1,7 +1,7 @@
 //! A random model, its expansion and a mistake in it, drawn from the bytes: the two oracles agree.
 #![no_main]
 
-use lemon_check::certify::certify;
+use lemon_check::certify::{Reach, certify};
 use lemon_check::checkpoint::Dtype;
 use lemon_check::model::describe;
 use lemon_check::testing::models::{difference, run};
@@ -20,10 +20,14 @@ fuzz_target!(|bytes: &[u8]| {
     let of_source = (&models.source, &models.source_model);
     let right = (&models.expanded, &models.expanded_model);
     let found = certify(of_source, right, &|_, _| ()).expect("both can be read");
-    // Where a norm enlarges rounding, nothing may be told from what is left; but a right pair is
-    // never called different.
+    // Where rows cancel down to their rounding and a norm enlarges it, nothing can be told, which is
+    // said; where a LayerNorm reads a single channel, the sizes of heads are rounding as well.
     let first = (found.failures.first(), found.unknown.first());
-    let told = found.proves_lossless() || found.failures.is_empty() || models.is_steep();
+    let blurred =
+        found.unknown.iter().all(|unknown| unknown.reason.contains("nothing can be told"));
+    let epsilon = found.failures.iter().all(|failure| failure.reach == Reach::Epsilon);
+    let undecided = found.failures.is_empty() || (models.is_steep() && epsilon);
+    let told = found.proves_lossless() || (blurred && undecided);
     assert!(told, "{first:?}\n{}", models.replay());
 
     let seed = words.next_u64();

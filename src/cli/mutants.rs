@@ -137,7 +137,7 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
     table_of_changes(&mut page, surveys, true);
     list(&mut page, "What should not be", all.clone().flat_map(|tally| &tally.notes));
     let unproven = all.flat_map(|tally| &tally.unproven);
-    list(&mut page, "What is right and not proven", unproven);
+    list(&mut page, "Equivalent changes that are not proven", unproven);
     page
 }
 

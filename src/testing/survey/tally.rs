@@ -14,8 +14,8 @@ pub struct Tally {
     pub cells: BTreeMap<(bool, &'static str), Cell>,
     /// What should not be, with what reproduces it.
     pub notes: Vec<String>,
-    /// Right expansions that are undecided and equivalent changes that are not proven, which are
-    /// no wrong verdicts, with why and what reproduces it.
+    /// Equivalent changes that are not proven, which is no wrong verdict, with why and what
+    /// reproduces it.
     pub unproven: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct Right {
     pub pairs: usize,
     /// How many are proven lossless.
     pub proven: usize,
-    /// How many are undecided: what rounding leaves of a part tells nothing, and no part is blamed.
+    /// How many are undecided: no part is blamed, and yet there is no proof.
     pub undecided: usize,
 }
 
@@ -67,14 +67,10 @@ impl Tally {
     ) {
         let right = self.rights.entry(format.config_name()).or_default();
         right.pairs += 1;
-        let what = "a right expansion";
-        if found.proves_lossless() {
-            right.proven += 1;
-        } else if is_undecided(found) {
-            right.undecided += 1;
-            self.unproven.push(not_proven(what, found, replay));
-        } else {
-            self.notes.push(not_proven(what, found, replay));
+        right.proven += usize::from(found.proves_lossless());
+        right.undecided += usize::from(is_undecided(found));
+        if !found.proves_lossless() {
+            self.notes.push(not_proven("a right expansion", found, replay));
         }
     }
 
