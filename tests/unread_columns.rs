@@ -3,6 +3,8 @@
 
 use lemon_check::check::{Verdict, check};
 use lemon_check::checkpoint::{Checkpoint, Tensor};
+use lemon_check::expand::{Free, Options, Target, expand};
+use lemon_check::model::describe;
 use std::path::Path;
 
 /// Far below rounding of float64, the format of the golden files.
@@ -97,6 +99,37 @@ fn numbers_beside_those_for_neurons_that_read_nothing_are_held() {
         },
     );
     are_held(&model, "layers.0.mlp.down_proj.weight", live);
+}
+
+#[test]
+fn rounding_beside_which_others_are_live_blurs_no_factor() {
+    // Channel 11 is zero for every input; its copies are read with +z and −z.
+    let mut model = load("llama-base");
+    model = with(&model, "embed_tokens.weight", |_, c, v| if c == 11 { 0.0 } else { v });
+    for layer in 0..2 {
+        for writer in ["self_attn.o_proj", "mlp.down_proj"] {
+            let name = format!("layers.{layer}.{writer}.weight");
+            model = with(&model, &name, |row, _, v| if row == 11 { 0.0 } else { v });
+        }
+    }
+    for name in ["self_attn.v_proj", "self_attn.k_proj", "mlp.up_proj"] {
+        let name = format!("layers.0.{name}.weight");
+        let source = with(&model, &name, |_, c, v| if c == 11 { 2.0 } else { v });
+        let target = Target { hidden: Some(24), heads: Some(4), ..Target::default() };
+        let options = Options { target, free: Free::Equal, ..Options::default() };
+        let right = expand(&source, &describe(&source).unwrap(), &options).unwrap();
+        let split = |row, col| match (row, col) {
+            (2, 11) => 1e14,
+            (2, 23) => -1e14,
+            _ => 0.0,
+        };
+        let hidden = with(&right, &name, |r, c, v| v + split(r, c));
+        let factor = |row, col| if row == 2 && col % 12 != 11 { 1.3 } else { 1.0 };
+        let wrong = with(&right, &name, |r, c, v| v * factor(r, c) + split(r, c));
+        let verdict = |expanded| check(&source, expanded, &|_, _| ()).unwrap().verdict;
+        assert_ne!(verdict(&hidden), Verdict::NotLossless, "{name}");
+        assert_ne!(verdict(&wrong), Verdict::Lossless, "{name}");
+    }
 }
 
 #[test]

@@ -237,17 +237,22 @@ impl Row<'_> {
         if UNITS * along.sum::<f64>().sqrt() >= square {
             return self.equals(other, Ratio::ONE, units).then_some(Ratio::ONE);
         }
-        let factor = self.value.dot(&other.value) / square;
-        let error = (0..self.value.len())
-            .map(|i| {
-                let variance = self.variance[i] + factor * factor * other.variance[i];
-                other.value[i].powi(2) * variance
-            })
-            .sum::<f64>()
-            .sqrt()
-            / square;
-        let ratio = Ratio { factor, error };
+        let ratio = self.fitted(other, square);
         self.equals(other, ratio, units).then_some(ratio)
+    }
+
+    /// The factor that fits `self = c·other` best. `square` is that of `other`, which is not zero.
+    fn fitted(&self, other: &Row, square: f64) -> Ratio {
+        let own = self.value.dot(&self.value) + self.variance.sum();
+        let weights = Weights::new(own, square);
+        let mut fit = [0.0; 4];
+        for i in 0..self.value.len() {
+            let (own, other) =
+                ((self.value[i], self.variance[i]), (other.value[i], other.variance[i]));
+            let terms = weights.terms(own, other);
+            fit.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        }
+        Ratio::fitted(fit)
     }
 
     /// Whether `self = ratio·other` within `units` of the bounds.
@@ -264,6 +269,37 @@ impl Row<'_> {
     }
 }
 
+/// By how much each equation `t = c·s` of a row counts where `c` is fitted to all: by how well it is
+/// known, one over the variances of `t` and `s`, each relative to the square of its row. Without
+/// weights the rounding of a single large entry, which may be multiplied by nothing, would blur the
+/// factor, and with it all that must hold of the others.
+#[derive(Clone, Copy)]
+pub(super) struct Weights {
+    /// One over the square of the row of `t`, and of that of `s`.
+    scale: [f64; 2],
+}
+
+impl Weights {
+    /// What is known better than to eighteen digits of its row, which no format holds, is known to
+    /// them.
+    const BEST: f64 = 1e-36;
+
+    /// By the squares of the row of `t`, with its variance, and of `s`, which is not zero.
+    pub fn new(own: f64, other: f64) -> Weights {
+        Weights { scale: [1.0 / own.max(f64::MIN_POSITIVE), 1.0 / other] }
+    }
+
+    /// Of an equation, each side a value with its variance: what it adds to `⟨s, s⟩`, to `⟨t, s⟩`
+    /// and to the variances of the latter that the rounding of `s` and of `t` make, all weighted.
+    #[inline(always)]
+    pub fn terms(self, own: (f64, f64), other: (f64, f64)) -> [f64; 4] {
+        let relative = own.1 * self.scale[0] + other.1 * self.scale[1] + Weights::BEST;
+        let weighted = other.0 / relative;
+        let square = weighted * weighted;
+        [weighted * other.0, weighted * own.0, square * other.1, square * own.1]
+    }
+}
+
 /// A factor with its bound.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ratio {
@@ -274,6 +310,12 @@ pub(super) struct Ratio {
 impl Ratio {
     /// Exactly one.
     pub const ONE: Ratio = Ratio { factor: 1.0, error: 0.0 };
+
+    /// By the sums of the [terms](Weights::terms) of all entries: `⟨t, s⟩ / ⟨s, s⟩`.
+    pub fn fitted([square, product, along, across]: [f64; 4]) -> Ratio {
+        let factor = product / square;
+        Ratio { factor, error: (factor * factor * along + across).sqrt() / square }
+    }
 
     /// Whether it can be told from zero, so that there is an inverse.
     pub fn is_known(self) -> bool {

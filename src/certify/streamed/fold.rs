@@ -245,6 +245,23 @@ fn sum_of(count: usize, term: impl Fn(usize) -> f64) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
+/// The sums of all four terms at `i` over all `i` below `count`.
+#[inline(always)]
+pub(super) fn sums_of(count: usize, terms: impl Fn(usize) -> [f64; 4]) -> [f64; 4] {
+    let mut lanes = [[0.0; LANES]; 4];
+    let mut add = |i: usize, lane: usize| {
+        for (sums, term) in lanes.iter_mut().zip(terms(i)) {
+            sums[lane] += term;
+        }
+    };
+    let whole = count / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        (0..LANES).for_each(|lane| add(start + lane, lane));
+    }
+    (whole..count).for_each(|i| add(i, 0));
+    lanes.map(|lanes| lanes.iter().sum())
+}
+
 #[inline(always)]
 pub(super) fn sum(values: &[f64]) -> f64 {
     sum_of(values.len(), |i| values[i])

@@ -1,9 +1,9 @@
 //! Rows of the source with the rows of the expanded model that must be their multiples.
 
 use super::super::agreement::Agreement;
-use super::super::bounded::{Bounded, Ratio, UNITS};
+use super::super::bounded::{Bounded, Ratio, UNITS, Weights};
 use super::super::stored::StoredRows;
-use super::fold::{Fold, Line, Scratch, dot, weighted};
+use super::fold::{Fold, Line, Scratch, dot, sum, sums_of, weighted};
 use crate::wide::wide;
 
 /// A linear layer of one of the models, as it is streamed.
@@ -121,29 +121,34 @@ impl<'m> Meeting<'m> {
         (&self.source.lines[self.source.first], &self.expanded.lines[self.expanded.first])
     }
 
-    /// The factor of the expanded rows, fitted; `None` where it cannot be told from zero. Biases
-    /// are taken as one more column where they belong to the rows.
+    /// The factor of the expanded rows, fitted; `None` where the source's cannot be told from zero.
+    /// Biases are taken as one more column where they belong to the rows.
     pub fn ratio(&self, with_bias: bool) -> Option<Ratio> {
-        let [mut square, mut along, mut across, mut product] = [0.0; 4];
+        let [mut square, mut along, mut own] = [0.0; 3];
         for (s, t) in self.pairs() {
-            let sums = products(s, t);
+            let sums = squares(s, t);
             square += sums[0];
-            product += sums[1];
-            along += sums[2];
-            across += sums[3];
+            along += sums[1];
+            own += sums[2];
             if with_bias {
                 square += s.bias.0 * s.bias.0;
-                product += t.bias.0 * s.bias.0;
                 along += s.bias.0 * s.bias.0 * s.bias.1;
-                across += s.bias.0 * s.bias.0 * t.bias.1;
+                own += t.bias.0 * t.bias.0 + t.bias.1;
             }
         }
         if UNITS * along.sqrt() >= square {
             return None;
         }
-        let factor = product / square;
-        let error = factor * factor * along + across;
-        Some(Ratio { factor, error: error.sqrt() / square })
+        let weights = Weights::new(own, square);
+        let mut fit = [0.0; 4];
+        for (s, t) in self.pairs() {
+            let bias = weights.terms(t.bias, s.bias);
+            let row = terms(weights, s, t);
+            for ((sum, row), bias) in fit.iter_mut().zip(row).zip(bias) {
+                *sum += if with_bias { row + bias } else { row };
+            }
+        }
+        Some(Ratio::fitted(fit))
     }
 
     /// Adds the equations `expanded = ratio · source`; `None` if an entry is beyond its bounds.
@@ -171,15 +176,25 @@ impl<'m> Meeting<'m> {
 }
 
 wide! {
-    /// Of a row of the source and one of the expanded model: `⟨s, s⟩`, `⟨t, s⟩`, and the sums of
-    /// `s²` times the variance of the one and of the other.
-    fn products(s: &Line, t: &Line) -> [f64; 4] {
+    /// Of a row of the source and one of the expanded model: `⟨s, s⟩`, the sum of `s²` times its
+    /// variance, and `⟨t, t⟩` with its variance.
+    fn squares(s: &Line, t: &Line) -> [f64; 3] {
         [
             dot(&s.value, &s.value),
-            dot(&t.value, &s.value),
             weighted(&s.value, &s.variance),
-            weighted(&s.value, &t.variance),
+            dot(&t.value, &t.value) + sum(&t.variance),
         ]
+    }
+}
+
+wide! {
+    /// The terms of the fit `t = c·s`, summed over the columns.
+    fn terms(weights: Weights, s: &Line, t: &Line) -> [f64; 4] {
+        let (value, variance) = (&s.value[..], &s.variance[..s.value.len()]);
+        let (own, spread) = (&t.value[..value.len()], &t.variance[..value.len()]);
+        sums_of(value.len(), |i| {
+            weights.terms((own[i], spread[i]), (value[i], variance[i]))
+        })
     }
 }
 
