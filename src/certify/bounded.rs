@@ -269,8 +269,8 @@ impl Row<'_> {
     }
 }
 
-/// By how much each equation `t = c·s` of a row counts where `c` is fitted to all: by how well it is
-/// known, one over the variances of `t` and `s`, each relative to the square of its row. Without
+/// By how much each equation `t = c·s` of a row counts where `c` is fitted to all: by how well it
+/// is known, one over the variances of `t` and `s`, each relative to the square of its row. Without
 /// weights the rounding of a single large entry, which may be multiplied by nothing, would blur the
 /// factor, and with it all that must hold of the others.
 #[derive(Clone, Copy)]
