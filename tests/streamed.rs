@@ -23,32 +23,46 @@ fn told(found: &Certificate) -> (bool, Vec<String>, Vec<String>) {
     (found.proves_lossless(), failures.collect(), unknown.collect())
 }
 
-/// Whether the words for the kind of expansion are the same too: where rounding hardly tells units
-/// apart, whole matrices may take two of the source's for one.
+/// Holds the pair both ways: see [`alike`].
 fn assert_same(models: &Models, what: &str, expanded: (&Checkpoint, &Model)) -> bool {
     let [streamed, whole] = both(models, expanded);
-    assert_eq!(told(&streamed), told(&whole), "{what}: {}", models.replay());
+    alike(models, what, (&streamed, &whole))
+}
+
+/// Whether the words for the kind of expansion are the same too: where rounding hardly tells units
+/// apart, whole matrices may take two of the source's for one.
+fn alike(models: &Models, what: &str, (streamed, whole): (&Certificate, &Certificate)) -> bool {
+    assert_eq!(told(streamed), told(whole), "{what}: {}", models.replay());
     let words = |found: &Certificate| -> Vec<String> {
         found.maps.iter().map(|map| format!("{} {}", map.space, map.words)).collect()
     };
-    words(&streamed) == words(&whole)
+    words(streamed) == words(whole)
 }
 
 #[test]
 fn right_expansions_are_proven_and_told_alike() {
-    let (mut same, mut all) = (0, 0);
+    let (mut same, mut all, mut bounded, mut apart) = (0, 0, 0, 0);
     for architecture in Architecture::ALL {
         for seed in 0..cases(100).into() {
             let models = Models::random(architecture, seed, |_| ()).unwrap();
-            let expanded = (&models.expanded, &models.expanded_model);
-            let alike = assert_same(&models, "right", expanded);
+            let [streamed, whole] = both(&models, (&models.expanded, &models.expanded_model));
+            let alike = alike(&models, "right", (&streamed, &whole));
             // Among repeated rows and zeros several words are right.
             if ![WeightStyle::Zeros, WeightStyle::Repeated].contains(&models.source_case.weights) {
                 same += usize::from(alike);
                 all += 1;
+                // In f64 the residuals are those of sums in another order; of few channels others may
+                // be copies as well.
+                let few = models.source_model.sizes.hidden <= 2;
+                if alike && !few && models.source_case.dtype != Dtype::F64 {
+                    let [one, other] = [streamed.worst_units, whole.worst_units];
+                    bounded += 1;
+                    apart += usize::from((one - other).abs() > 1e-6 * (1.0 + other));
+                }
             }
         }
     }
+    assert!(bounded > 0 && apart * 200 <= bounded, "{apart} of {bounded} have other bounds");
     assert!(same * 100 >= all * 98, "{same} of {all} are told in the same words");
 }
 

@@ -15,6 +15,7 @@ use lemon_check::testing::convolutional::networks::Networks;
 use lemon_check::testing::survey::Subject;
 use lemon_check::testing::{Architecture, Models, Mutant, WeightStyle};
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{env, fs, path::Path};
 
 /// Pairs of a family, each in another format.
@@ -94,16 +95,20 @@ fn transformers(architecture: Architecture, page: &mut String) {
             source.weights = styles[seed / 2];
         })
         .unwrap();
+        let read = AtomicU64::new(0);
         let of = |checkpoint: &Checkpoint, method| {
             let model = describe(checkpoint).unwrap();
             let source = (&models.source, &models.source_model);
-            certify_by(method, source, (checkpoint, &model), &|_, _| ()).unwrap()
+            read.store(0, Relaxed);
+            let progress = |done: u64, _| drop(read.fetch_max(done, Relaxed));
+            certify_by(method, source, (checkpoint, &model), &progress).unwrap()
         };
         writeln!(page, "{} {seed}, expanded to {}", dtype.config_name(), sum(&models.expanded))
             .unwrap();
         for method in [Method::Streamed, Method::Whole] {
-            writeln!(page, "  {method:?}: {}", right(&of(&models.expanded, method), dtype))
-                .unwrap();
+            let found = of(&models.expanded, method);
+            let read = read.load(Relaxed);
+            writeln!(page, "  {method:?}: {read} bytes, {}", right(&found, dtype)).unwrap();
         }
         let kinds = Mutant::ALL.iter().skip((architecture as usize + seed * 3) % SHARE);
         for mutant in kinds.step_by(SHARE) {

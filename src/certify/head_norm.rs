@@ -214,6 +214,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_in_one_direction_count_by_their_squares() {
+        let of = |rows: [[f64; 2]; 2]| {
+            let rows = Bounded::stored(ndarray::arr2(&rows), unit(Dtype::F64), 0.0);
+            Denominator::of(rows, 1e-6, unit(Dtype::F32), unit(Dtype::F64))
+        };
+        // What is one direction is one direction however it is shared out: sizes do not count.
+        let [even, uneven, other] =
+            [[1.0, 1.0], [1.4, 0.2], [1.2, -0.2]].map(|[a, b]| of([[a, 2.0 * a], [b, 2.0 * b]]));
+        let apart = of([[1.0, 2.0], [1.0, 2.1]]);
+        assert!(even.equals(&uneven) && uneven.equals(&even) && even.equals(&other));
+        assert!(!even.equals(&apart) && !apart.equals(&uneven));
+        let crossed = |a: f64, b: f64| of([[a, 0.0], [0.0, b]]);
+        assert!(crossed(1.0, 2.0).equals(&crossed(-2.0, -4.0)));
+        assert!(!crossed(1.0, 2.0).equals(&crossed(2.0, 1.0)));
+        assert!(!crossed(1.0, 2.0).equals(&crossed(1.0, 2.0 + 1e-9)));
+    }
+
+    #[test]
     fn rows_are_blurred_at_the_latest_where_nothing_could_be_told_from_them() {
         let (f16, f64) = (unit(Dtype::F16), unit(Dtype::F64));
         assert_eq!([1.0, f16, f64].map(blurred_from), [1.0 / UNITS, 1.0 / UNITS, 2f64.powi(-12)]);

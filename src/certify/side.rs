@@ -21,7 +21,8 @@ pub(super) struct Side<'a> {
     /// What the matrices multiply.
     inputs: Inputs<'a>,
     read: Mutex<BTreeSet<Key>>,
-    progress: &'a (dyn Fn(u64) + Sync),
+    /// Called with the bytes that were read.
+    pub progress: &'a (dyn Fn(u64) + Sync),
     method: Method,
 }
 

@@ -18,6 +18,8 @@ pub(super) struct StoredRows<'a> {
     step: usize,
     unit: f64,
     lines: Lines,
+    /// Called with the bytes that were read.
+    progress: &'a (dyn Fn(u64) + Sync),
 }
 
 impl<'a> StoredRows<'a> {
@@ -29,8 +31,8 @@ impl<'a> StoredRows<'a> {
         let tensor = lens.check(side.checkpoint)?;
         let dtype = tensor.dtype.expect("checked");
         let step = if lens.cols() > 1 { lens.position(0, 1) - lens.position(0, 0) } else { 1 };
-        let lines = side.lines(lens);
-        Ok(StoredRows { lens, bytes: tensor.bytes(), dtype, step, unit: side.unit(lens), lines })
+        let (lines, unit, progress) = (side.lines(lens), side.unit(lens), side.progress);
+        Ok(StoredRows { lens, bytes: tensor.bytes(), dtype, step, unit, lines, progress })
     }
 
     /// Numbers of a row.
@@ -53,6 +55,7 @@ impl<'a> StoredRows<'a> {
         out: &mut Vec<f64>,
     ) -> Option<()> {
         out.resize(rows.len() * self.cols(), 0.0);
+        (self.progress)((out.len() * self.dtype.size()) as u64);
         if self.step != 1 {
             return self.read_turned(rows, zero, out);
         }

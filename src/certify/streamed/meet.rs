@@ -216,3 +216,63 @@ wide! {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(values: &[f64], bias: f64, unit: f64) -> Line {
+        let variance = |value: &f64| (unit * value).powi(2) + 1e-20;
+        Line {
+            value: values.to_vec(),
+            variance: values.iter().map(variance).collect(),
+            bias: (bias, variance(&bias)),
+        }
+    }
+
+    #[test]
+    fn a_factor_is_fitted_as_that_of_whole_rows() {
+        let source = [line(&[1.0, -2.0, 0.5], 0.25, 1e-7), line(&[3.0, 1e-3, 40.0], -7.0, 1e-7)];
+        let expanded =
+            [line(&[3.0, -6.0, 1.5], 0.75, 1e-3), line(&[9.0, 3e-3, 119.9], -21.0, 1e-3)];
+        let spaced = |lines| Spaced { lines, first: 0, step: 1 };
+        let meeting = Meeting {
+            bundle: 0,
+            copy: 0,
+            source: spaced(&source),
+            expanded: spaced(&expanded),
+            raw: &[],
+        };
+        for with_bias in [false, true] {
+            let row = |lines: &[Line]| {
+                let mut numbers: Vec<(f64, f64)> = Vec::new();
+                for line in lines {
+                    numbers.extend(line.value.iter().copied().zip(line.variance.iter().copied()));
+                    numbers.extend(with_bias.then_some(line.bias));
+                }
+                let of = |part: fn(&(f64, f64)) -> f64| -> ndarray::Array2<f64> {
+                    ndarray::Array2::from_shape_fn((1, numbers.len()), |(_, i)| part(&numbers[i]))
+                };
+                Bounded { value: of(|n| n.0), variance: of(|n| n.1) }
+            };
+            let (s, t) = (row(&source), row(&expanded));
+            let whole = t.row(0).ratio(&s.row(0), UNITS).unwrap();
+            let streamed = meeting.ratio(with_bias).unwrap();
+            assert!((streamed.factor / whole.factor - 1.0).abs() < 1e-14);
+            assert!((streamed.error / whole.error - 1.0).abs() < 1e-12);
+            assert!((streamed.factor - 3.0).abs() < UNITS * streamed.error);
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_what_cannot_be_told_from_zero() {
+        let (nothing, some) = ([line(&[1e-11, 0.0], 0.0, 1e-7)], [line(&[1.0, 0.0], 0.0, 1e-7)]);
+        let spaced = |lines| Spaced { lines, first: 0, step: 1 };
+        let ratio = |source, expanded| {
+            let (source, expanded) = (spaced(source), spaced(expanded));
+            Meeting { bundle: 0, copy: 0, source, expanded, raw: &[] }.ratio(true)
+        };
+        assert!(ratio(&nothing[..], &some[..]).is_none());
+        assert!(!ratio(&some[..], &nothing[..]).unwrap().is_known());
+    }
+}

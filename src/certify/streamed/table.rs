@@ -64,8 +64,12 @@ fn runs(map: &Map, part: &Part) -> Vec<Run> {
         let entry = Entry::Copy { of: 0, sign: 1.0 };
         return vec![Run { columns: 0..part.source.cols(), entry }];
     }
+    joined(&map.entries)
+}
+
+fn joined(entries: &[Entry]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (column, entry) in map.entries.iter().enumerate() {
+    for (column, entry) in entries.iter().enumerate() {
         let continues = |run: &Run| match (run.entry, *entry) {
             (Entry::Copy { of, sign }, Entry::Copy { of: next, sign: other }) => {
                 sign == other && of + run.columns.len() == next
@@ -172,5 +176,28 @@ impl Table<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_of_columns_that_come_from_columns_in_a_row() {
+        let copy = |of, sign| Entry::Copy { of, sign };
+        let entries = vec![
+            copy(1, 1.0),
+            copy(2, 1.0),
+            copy(3, -1.0),
+            copy(4, -1.0),
+            copy(4, -1.0),
+            Entry::Mean,
+            Entry::Mean,
+            Entry::Zero,
+        ];
+        let starts: Vec<(usize, usize)> =
+            joined(&entries).iter().map(|run| (run.columns.start, run.columns.len())).collect();
+        assert_eq!(starts, [(0, 2), (2, 2), (4, 1), (5, 2), (7, 1)]);
     }
 }

@@ -376,6 +376,14 @@ mod tests {
     }
 
     #[test]
+    fn an_activation_of_a_copy_is_a_copy_and_that_of_a_mean_is_not_the_mean() {
+        let commutes: Vec<bool> = maps().iter().map(Map::commutes_with_activations).collect();
+        assert_eq!(commutes, [true, false, false, false, true, true]);
+        assert!(!Map::average(3, 8).commutes_with_activations());
+        assert!(!Map::circular(3, 6).scaled(0.5).commutes_with_activations());
+    }
+
+    #[test]
     fn the_tiling_matrices_are_those_of_the_paper() {
         let (a, o) = (1.0 / 2.0, 0.0);
         assert_eq!(
