@@ -209,6 +209,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_far_smaller_than_usual_is_at_no_distance() {
+        let [a, b, zero] = [[3.0, 4.0], [3.0, 4.5], [0.0, 0.0]];
+        assert_eq!(distance(&a, &b, 1.0), 0.5 / (9.0f64 + 20.25).sqrt());
+        assert_eq!([distance(&a, &zero, 1.0), distance(&zero, &a, 5e4)], [1.0, 0.01]);
+        assert_eq!(distance(&zero, &zero, 1.0), 0.0);
+    }
+
+    #[test]
     fn a_sublayer_that_writes_nothing_stands_alone() {
         let source = [3.0f64, 5.0];
         let expanded = [3.0f64, 0.0, 5.0];

@@ -415,6 +415,46 @@ fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> (Vec<usize>, Residual) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certify::floors::Floors;
+    use ndarray::{Array2, array};
+
+    /// Neurons without a gate: their rows, and their fan-outs in two channels.
+    fn neurons(rows: Array2<f64>, fan_out: Array2<f64>, scale: Option<[f64; 2]>) -> Writes {
+        let floors = Floors::even(2, fan_out.ncols(), 0.0);
+        let scale = scale.map(|[a, b]| Bounded::stored(array![[a], [b]], 0.0, 0.0));
+        Writes {
+            keys: Keys::Rows(Bounded::stored(rows, 1e-9, 1e-6)),
+            homogeneous: false,
+            linear: None,
+            fan_out: Stored { value: fan_out, unit: 1e-9, floors },
+            scale,
+            bias: Bounded::zeros(2, 1),
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_fan_out_is_its_length_behind_layer_scale() {
+        let sizes = |scale| neurons(array![[1.0]], array![[3.0], [4.0]], scale).sizes();
+        assert_eq!(sizes(None), [5.0]);
+        assert_eq!(sizes(Some([2.0, 0.5])), [40f64.sqrt()]);
+    }
+
+    #[test]
+    fn a_neuron_that_reads_nothing_is_dropped_unless_it_is_a_giant() {
+        let dropped = |giant: f64, scale| {
+            // The second reads less than its rounding.
+            let writes =
+                neurons(array![[1.0], [1e-7]], array![[0.0, giant], [-10.0, giant]], scale);
+            let mut members = [vec![], vec![Some((0, Ratio::ONE)), Some((1, Ratio::ONE))]];
+            drop_zeros(&writes, 0.0, &mut members, 1);
+            assert!(members[1][0].is_some());
+            members[1][1].is_none()
+        };
+        // Their lengths are 10 and √2 times the giant's.
+        assert!(dropped(28.0, None) && !dropped(28.5, None));
+        assert!(dropped(280.0, Some([0.0, 0.1])) == dropped(40.0, None));
+        assert!(dropped(40.0, Some([0.0, 0.1])) && !dropped(40.5, Some([0.0, 0.1])));
+    }
 
     #[test]
     fn the_error_of_factors_is_the_largest_in_units_of_its_factor() {

@@ -253,6 +253,18 @@ mod tests {
     }
 
     #[test]
+    fn matrices_side_by_side_keep_their_floors_each_times_its_share() {
+        let (one, other) = (floors(&plain()), floors(&(plain() * 8.0)));
+        let mut both = one.clone();
+        both.append(&other, 0.25, 2);
+        for (i, j) in (0..40).flat_map(|i| (0..30).map(move |j| (i, j))) {
+            assert_eq!(both.at(i, j), one.at(i, j));
+            assert_eq!(both.at(i, 30 + j), 0.25 * other.at(i, j));
+        }
+        assert_eq!((both.at(0, 60), both.at(39, 61)), (0.0, 0.0));
+    }
+
+    #[test]
     fn a_number_far_smaller_than_its_row_and_its_column_is_below_its_floor() {
         let mut matrix = plain();
         (matrix[[3, 5]], matrix[[8, 5]]) = (1e-17, 0.0);

@@ -193,3 +193,33 @@ fn add(sizes: &mut Vec<f64>, checkpoint: &Checkpoint, lens: &Lens, is_row: bool,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Config, Dtype, Tensor};
+    use crate::model::Dim;
+    use std::collections::BTreeMap;
+
+    /// What [`add`] makes of a matrix of two rows and four columns.
+    fn sizes(values: [f64; 8], is_row: bool, centred: bool) -> Vec<f64> {
+        let tensor = Tensor::from_values(Dtype::F64, vec![2, 4], values);
+        let config = Config::new("test", Default::default());
+        let tensors = BTreeMap::from([("w".to_string(), tensor)]);
+        let checkpoint = Checkpoint::in_memory("test", config, tensors);
+        let lens = Lens::matrix("w", Dim::new(2, "rows"), [Dim::new(4, "cols")]);
+        let mut sizes = Vec::new();
+        add(&mut sizes, &checkpoint, &lens, is_row, centred);
+        sizes
+    }
+
+    #[test]
+    fn a_channel_is_as_large_as_what_it_usually_holds_relative_to_the_others() {
+        let rows = [1.0, -3.0, 0.0, 4.0, 10.0, -30.0, 0.0, 40.0];
+        assert_eq!(sizes(rows, false, false), [0.5, 1.5, 0.0, 2.0]);
+        // Without the mean, 1/2 and 5, they are 0.5, -3.5, -0.5 and 3.5.
+        assert_eq!(sizes(rows, false, true), [0.25, 1.75, 0.25, 1.75]);
+        // Columns: of four, 1 and 10, -3 and -30, none, 4 and 40.
+        assert_eq!(sizes(rows, true, false), [2.0 / 11.0, 20.0 / 11.0]);
+    }
+}

@@ -326,6 +326,14 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_turns_at_one_frequency() {
+        let at = |frequency| Channel { frequency, ..channel([3.0, -4.0], [6.0, -8.0]) };
+        let ratio = |frequency: f64| at(frequency).ratio(&at(1e-4), UNITS).map(|r| r.factor);
+        assert_eq!([1e-4, 1e-4 * (1.0 + 1e-14)].map(ratio), [Some(1.0); 2]);
+        assert_eq!([1.0001e-4, 1e-4 * (1.0 + 1e-9)].map(ratio), [None; 2]);
+    }
+
+    #[test]
     fn several_channels_may_stand_for_one_that_is_multiplied_by_zero() {
         let zero = Pattern { zeros: vec![channel([0.0, 0.0], [6.0, -8.0])], ..empty() };
         let noise = |query| channel([1e-9, 0.0], query);

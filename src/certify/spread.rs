@@ -349,3 +349,29 @@ pub(super) fn read_equally(reader: &Reader, op: &Op) -> Result<Option<bool>> {
     }
     Ok(Some(true))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_equal_where_every_copy_is_as_the_first() {
+        let of = |copies: &[usize], equal: &[(usize, usize)], alike: bool| {
+            let classes = Classes {
+                source: vec![0, 1],
+                expanded: copies.iter().map(|class| Some(*class)).collect(),
+                idle: vec![false; 2],
+            };
+            let equal = |one, other| equal.contains(&(one, other));
+            shares(&classes, equal, |_| Ok(alike)).unwrap()
+        };
+        // Units 0, 2 and 4 are copies of one, 1 and 3 of another.
+        let copies = [0, 1, 0, 1, 0];
+        let all = [(0, 2), (0, 4), (1, 3)];
+        assert_eq!(of(&[0, 1], &[], true), Shares::None);
+        assert_eq!(of(&copies, &[(0, 2)], true), Shares::Unequal);
+        assert_eq!(of(&copies, &[(1, 3)], true), Shares::Mixed);
+        assert_eq!(of(&copies, &all, true), Shares::Symmetric);
+        assert_eq!(of(&copies, &all, false), Shares::Equal);
+    }
+}

@@ -127,6 +127,11 @@ mod tests {
         })
     }
 
+    #[test]
+    fn twice_as_many_rows_are_needed_as_there_are_channels() {
+        assert_eq!([0, 1, 768].map(Image::rows_needed), [16, 18, 1552]);
+    }
+
     /// The space of a source whose columns are computed to a relative 1e-13.
     fn exact(source: &Array2<f64>) -> Image {
         Image::of(source.view(), |_| 1e-13)

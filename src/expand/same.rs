@@ -137,3 +137,32 @@ fn same_steps(one: &[Step], two: &[Step]) -> bool {
     };
     one.len() == two.len() && one.iter().zip(two).all(same)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Architecture, Models};
+
+    #[test]
+    fn what_the_configuration_says_again_must_be_what_the_source_does() {
+        assert!(agree("model", "layers", true).is_ok());
+        let said = agree("layer 3", "activations", false).unwrap_err().to_string();
+        assert!(said.contains("layer 3 other activations"), "{said}");
+    }
+
+    #[test]
+    fn a_table_is_the_same_but_for_its_width() {
+        let models = Models::random(Architecture::Gpt2, 0, |_| ()).unwrap();
+        let tables = &models.source_model.embedding.tables;
+        let (tokens, positions) = (&tables[0], &tables[1]);
+        let wider = &models.expanded_model.embedding.tables[0];
+        assert!(same_table(tokens, wider));
+        assert!(!same_table(tokens, positions));
+        let counted =
+            |table: &Table, lens: &Table| Table { lens: lens.lens.clone(), ..table.clone() };
+        let same_rows = tokens.lens.rows() == positions.lens.rows();
+        assert_eq!(same_table(tokens, &counted(tokens, positions)), same_rows);
+        let indexed = Table { index: positions.index, ..tokens.clone() };
+        assert!(!same_table(tokens, &indexed));
+    }
+}

@@ -271,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn groupings_are_one_where_their_factors_are_within_both_errors() {
+        let of = |factor, error| {
+            let first = Some((0, Ratio::ONE));
+            Alike::of(vec![first], vec![first, Some((0, Ratio { factor, error }))])
+        };
+        let as_one = |x, y| of(2.0, x).is_as(&of(2.1, y));
+        assert!(as_one(0.0126, 0.0) && as_one(0.0, 0.0126) && as_one(0.0063, 0.0063));
+        assert!(!as_one(0.0124, 0.0) && !as_one(0.0062, 0.0062) && !as_one(0.0, 0.0));
+        assert!(of(2.0, 0.0).is_as(&of(2.0, 0.0)));
+    }
+
+    #[test]
     fn a_channel_that_is_zero_in_both_networks_is_read_by_neither() {
         let source = array![[1.0, 2.0], [0.0, 0.0]];
         let none = read_off(source.clone(), array![[1.0, 2.0], [0.0, 0.0]], 0);

@@ -232,7 +232,10 @@ mod tests {
 
     #[test]
     fn a_factor_is_fitted_as_that_of_whole_rows() {
-        let source = [line(&[1.0, -2.0, 0.5], 0.25, 1e-7), line(&[3.0, 1e-3, 40.0], -7.0, 1e-7)];
+        let mut source =
+            [line(&[1.0, -2.0, 0.5], 0.25, 1e-3), line(&[3.0, 1e-3, 40.0], -7.0, 1e-4)];
+        // Not in proportion to those of the other.
+        source.iter_mut().for_each(|line| (line.variance[1], line.bias.1) = (1e-3, 1e-5));
         let expanded =
             [line(&[3.0, -6.0, 1.5], 0.75, 1e-3), line(&[9.0, 3e-3, 119.9], -21.0, 1e-3)];
         let spaced = |lines| Spaced { lines, first: 0, step: 1 };
