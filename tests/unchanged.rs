@@ -100,7 +100,9 @@ fn transformers(architecture: Architecture, page: &mut String) {
             let model = describe(checkpoint).unwrap();
             let source = (&models.source, &models.source_model);
             read.store(0, Relaxed);
-            let progress = |done: u64, _| drop(read.fetch_max(done, Relaxed));
+            let progress = |done: u64, _| {
+                read.fetch_max(done, Relaxed);
+            };
             certify_by(method, source, (checkpoint, &model), &progress).unwrap()
         };
         writeln!(page, "{} {seed}, expanded to {}", dtype.config_name(), sum(&models.expanded))

@@ -141,7 +141,7 @@ fn same_steps(one: &[Step], two: &[Step]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Architecture, Models};
+    use crate::model::{Dim, Lens, Linear, TableIndex};
 
     #[test]
     fn what_the_configuration_says_again_must_be_what_the_source_does() {
@@ -152,17 +152,22 @@ mod tests {
 
     #[test]
     fn a_table_is_the_same_but_for_its_width() {
-        let models = Models::random(Architecture::Gpt2, 0, |_| ()).unwrap();
-        let tables = &models.source_model.embedding.tables;
-        let (tokens, positions) = (&tables[0], &tables[1]);
-        let wider = &models.expanded_model.embedding.tables[0];
-        assert!(same_table(tokens, wider));
-        assert!(!same_table(tokens, positions));
-        let counted =
-            |table: &Table, lens: &Table| Table { lens: lens.lens.clone(), ..table.clone() };
-        let same_rows = tokens.lens.rows() == positions.lens.rows();
-        assert_eq!(same_table(tokens, &counted(tokens, positions)), same_rows);
-        let indexed = Table { index: positions.index, ..tokens.clone() };
-        assert!(!same_table(tokens, &indexed));
+        let lens = |rows, cols| Lens::matrix("w", Dim::new(rows, "rows"), [Dim::new(cols, "cols")]);
+        let table = |index, (rows, cols), projected: bool| Table {
+            index,
+            lens: lens(rows, cols),
+            scale: 1.0,
+            projection: projected.then(|| Linear { weight: lens(8, cols), bias: None }),
+        };
+        let tokens = table(TableIndex::Token, (5, 4), false);
+        let same = |index, size, projected| same_table(&tokens, &table(index, size, projected));
+        assert!(same(TableIndex::Token, (5, 4), false) && same(TableIndex::Token, (5, 6), false));
+        assert!(!same(TableIndex::TokenType, (5, 4), false));
+        assert!(!same(TableIndex::Token, (6, 4), false));
+        assert!(!same(TableIndex::Token, (5, 4), true));
+        // A projection keeps the width of what it reads.
+        let small = table(TableIndex::Token, (5, 4), true);
+        assert!(same_table(&small, &table(TableIndex::Token, (5, 4), true)));
+        assert!(!same_table(&small, &table(TableIndex::Token, (5, 6), true)));
     }
 }
