@@ -440,6 +440,25 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_zeros_is_a_copy_of_the_small_one_at_its_place_alone() {
+        let of = |rows: Array2<f64>| {
+            let count = rows.nrows();
+            neurons(rows, Array2::ones((2, count)), None)
+        };
+        let source = of(array![[1.0], [1e-7]]);
+        let expanded = of(array![[1.0], [1e-7], [0.0], [0.0]]);
+        let keys = |by_position| {
+            let strategy = Strategy { by_position, ..Strategy::FIRST };
+            let sides = [Some(&source), Some(&expanded)];
+            let [_, keys] = key_groups(sides, strategy, &mut Agreement::new(0.0));
+            keys.iter().map(|(group, ratio)| (*group, ratio.factor)).collect::<Vec<_>>()
+        };
+        let nothing = (usize::MAX, 0.0);
+        assert_eq!(keys(true), [(0, 1.0), (1, 1.0), nothing, (1, 1.0)]);
+        assert_eq!(keys(false), [(0, 1.0), (1, 1.0), nothing, nothing]);
+    }
+
+    #[test]
     fn a_neuron_that_reads_nothing_is_dropped_unless_it_is_a_giant() {
         let dropped = |giant: f64, scale| {
             // The second reads less than its rounding.

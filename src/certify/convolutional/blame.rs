@@ -8,6 +8,7 @@ use crate::certify::squares::{Place, Residual, failure};
 use crate::error::Result;
 use crate::model::Lens;
 use crate::model::convolutional::Block;
+use ndarray::Array1;
 
 /// A failure told by the tensor of a norm, if all else in the worst row is as in the source, and
 /// by the tensor that holds the worst entry if not.
@@ -125,10 +126,33 @@ fn same_weights(
         let row: Row = rows.row(row);
         (row.value.slice(slice).to_owned(), row.variance.slice(slice).to_owned())
     };
-    let ((x, more), (y, spread)) = (part(source, i), part(expanded, j));
-    (0..a.columns).all(|column| {
-        let apart = y[column] / g - x[column] / f;
-        let variance = spread[column] / (g * g) + more[column] / (f * f);
-        apart * apart <= UNITS * UNITS * variance
-    })
+    let (own, theirs) = (part(source, i), part(expanded, j));
+    let of = |(value, variance): &(Array1<f64>, Array1<f64>), at: usize| (value[at], variance[at]);
+    (0..a.columns).all(|column| same_quotient((of(&own, column), f), (of(&theirs, column), g)))
+}
+
+/// Whether two numbers, each with its variance and a factor on both, are one without the factors.
+fn same_quotient(
+    ((x, x_variance), f): ((f64, f64), f64),
+    ((y, y_variance), g): ((f64, f64), f64),
+) -> bool {
+    let apart = y / g - x / f;
+    apart * apart <= UNITS * UNITS * (y_variance / (g * g) + x_variance / (f * f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_without_the_factors_of_their_norms() {
+        // 2/4 and 5/10, each known to 1/100 of itself.
+        let (x, y) = (((2.0, 4e-4), 4.0), ((5.0, 25e-4), 10.0));
+        assert!(same_quotient(x, y) && same_quotient(y, x));
+        let off = |by: f64| ((5.0 * (1.0 + by), 25e-4), 10.0);
+        assert!(same_quotient(x, off(0.11)) && same_quotient(off(0.11), x));
+        assert!(!same_quotient(x, off(0.12)) && !same_quotient(off(0.12), x));
+        assert!(same_quotient(((2.0, 0.0), 4.0), off(0.07)));
+        assert!(!same_quotient(((2.0, 0.0), 4.0), off(0.09)));
+    }
 }

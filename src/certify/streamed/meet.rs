@@ -268,6 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn rows_agree_where_weights_and_biases_do() {
+        let source = [line(&[1.0, -2.0], 0.25, 1e-7)];
+        let agrees = |values: &[f64], bias: f64, with_bias| {
+            let expanded = [line(values, bias, 1e-7)];
+            let spaced = |lines| Spaced { lines, first: 0, step: 1 };
+            let (source, expanded) = (spaced(&source), spaced(&expanded));
+            let meeting = Meeting { bundle: 0, copy: 0, source, expanded, raw: &[] };
+            let (mut agreement, mut room) = (Agreement::new(0.0), Default::default());
+            let three = Ratio { factor: 3.0, error: 0.0 };
+            meeting.agree(three, with_bias, &mut agreement, &mut room).is_some()
+        };
+        assert!(agrees(&[3.0, -6.0], 0.75, true));
+        assert!(!agrees(&[3.0, -6.0], 0.76, true) && agrees(&[3.0, -6.0], 0.76, false));
+        assert!(!agrees(&[3.0, -6.1], 0.75, true) && !agrees(&[3.0, -6.1], 0.76, false));
+    }
+
+    #[test]
     fn nothing_is_a_multiple_of_what_cannot_be_told_from_zero() {
         let (nothing, some) = ([line(&[1e-11, 0.0], 0.0, 1e-7)], [line(&[1.0, 0.0], 0.0, 1e-7)]);
         let spaced = |lines| Spaced { lines, first: 0, step: 1 };

@@ -13,19 +13,28 @@ pub(super) type Sample = [f64; PICKS];
 pub(super) fn samples(operand: &Operand, rows: impl Iterator<Item = usize>) -> Vec<Sample> {
     let fold = &operand.fold;
     let columns: [_; PICKS] =
-        std::array::from_fn(|pick| fold.columns_of(pick * fold.width() / PICKS));
+        std::array::from_fn(|pick| fold.columns_of(place(pick, fold.width())));
     let number = |row: usize, columns: &Vec<(usize, f64)>| -> f64 {
         columns.iter().map(|(col, factor)| factor * operand.rows.number(row, *col)).sum()
     };
     rows.map(|row| {
         let mut sample: Sample = std::array::from_fn(|pick| number(row, &columns[pick]));
         if fold.is_centred() {
-            let mean = sample.iter().sum::<f64>() / PICKS as f64;
-            sample.iter_mut().for_each(|value| *value -= mean);
+            centre(&mut sample);
         }
         sample
     })
     .collect()
+}
+
+/// Which number of a row is looked at: they are evenly spaced.
+fn place(pick: usize, width: usize) -> usize {
+    pick * width / PICKS
+}
+
+fn centre(sample: &mut Sample) {
+    let mean = sample.iter().sum::<f64>() / PICKS as f64;
+    sample.iter_mut().for_each(|value| *value -= mean);
 }
 
 /// How near a sample must be to another, relative to its size, for numbers rounded to `unit`: no
@@ -80,4 +89,41 @@ pub(super) fn multiple(
         return Some(place);
     }
     candidates.iter().copied().filter(near).min_by(|a, b| off(*a).total_cmp(&off(*b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(value: impl Fn(f64) -> f64) -> Sample {
+        std::array::from_fn(|at| value(at as f64))
+    }
+
+    #[test]
+    fn samples_are_of_the_whole_row() {
+        let places = |width| -> Vec<usize> { (0..PICKS).map(|pick| place(pick, width)).collect() };
+        assert_eq!(places(40)[..5], [0, 2, 5, 7, 10]);
+        assert_eq!((places(40)[15], places(3)[15]), (37, 2));
+    }
+
+    #[test]
+    fn a_centred_sample_has_no_mean() {
+        let mut centred = sample(|at| at);
+        centre(&mut centred);
+        assert_eq!(centred, sample(|at| at - 7.5));
+    }
+
+    #[test]
+    fn a_multiple_is_the_one_at_its_place_or_the_nearest() {
+        let source = [sample(|at| at), sample(|at| 1.0 - at), sample(|at| at + 1e-6)];
+        let of = |value: &dyn Fn(f64) -> f64, candidates: &[usize], place| {
+            multiple(&sample(value), &source, (candidates, place), 1e-7)
+        };
+        assert_eq!(of(&|at| 3.0 * at, &[0, 1, 2], 2), Some(2));
+        assert_eq!(of(&|at| 3.0 * at, &[0, 1, 2], 1), Some(0));
+        assert_eq!(of(&|at| 3.0 * at, &[1], 0), None);
+        assert_eq!(of(&|at| 2.0 - 2.0 * at, &[0, 1], 5), Some(1));
+        // The one at its place is no candidate: of another head.
+        assert_eq!(of(&|at| 3.0 * at, &[0], 2), Some(0));
+    }
 }
