@@ -18,7 +18,7 @@
 //! | eˣ | what x's error makes + (3 + 2\|x\|) ulp |
 //! | tanh x, erf x | what x's error makes + 5 ulp, 16 ulp |
 //! | sin x, cos x | x's error + 4 ulp of 1 |
-//! | a constant | 8 ulp, where the format does not hold it |
+//! | a constant | 8 ulp, unless every format holds it as it is |
 //!
 //! One ulp is 2u of the result. The allowances are those of the weakest of OpenCL 3.0 (section 7.4,
 //! full profile), CUDA (Programming Guide, mathematical functions) and WGSL (accuracy of built-in
@@ -29,7 +29,11 @@
 //!
 //! A constant that the format does not hold may be computed in it: the frequencies of rotary
 //! positions as a power of 10⁴, whose exponent is rounded (ln 10⁴ = 9.2 times half an ulp), and the
-//! reciprocal of that.
+//! reciprocal of that. In f64 that goes for every constant that f32 does not hold: √½ is a number
+//! of f64 as soon as somebody has computed it. Weights are as they are stored.
+//!
+//! Where a choice depends on which of two numbers is larger (experts, by their router's logits) and
+//! rounding may decide it, what follows from the choice has no bound.
 //!
 //! A sum is gathered as long as terms are added to it on the right (`sum + term`); what is added
 //! may be a sum of its own, which then counts as one term.
@@ -53,6 +57,10 @@ pub trait Format: Copy + Send + Sync + Debug + 'static {
     const LARGEST: f64;
     /// Whether the format holds this number.
     fn holds(value: f64) -> bool;
+    /// Whether a constant of this value is the same in every implementation.
+    fn is_plain(value: f64) -> bool {
+        f64::from(value as f32) == value
+    }
 }
 
 /// IEEE single precision; also where numbers are stored in half precision and computed with in
@@ -70,7 +78,7 @@ impl Format for Single {
     const LARGEST: f64 = f32::MAX as f64;
 
     fn holds(value: f64) -> bool {
-        value as f32 as f64 == value
+        f64::from(value as f32) == value
     }
 }
 
@@ -117,6 +125,8 @@ impl<F: Format> Bounded<F> {
 
     /// A number that is at most `error` away.
     pub fn within(value: f64, error: f64) -> Self {
+        // Zero times an unbounded error is no number, and must not become a small error.
+        let error = if error.is_nan() { f64::INFINITY } else { error };
         Bounded { value, error, mass: value.abs() + error, terms: 1.0, format: PhantomData }
     }
 
@@ -312,7 +322,7 @@ impl<F: Format> Real for Bounded<F> {
     const UNIT_ROUNDOFF: f64 = F::UNIT;
 
     fn from_f64(value: f64) -> Self {
-        match F::holds(value) {
+        match F::is_plain(value) {
             true => Self::exact(value),
             false => Self::within(value, 2.0 * CONSTANT * F::UNIT * value.abs() + F::TINY),
         }
@@ -323,7 +333,10 @@ impl<F: Format> Real for Bounded<F> {
     }
 
     fn from_matrix(matrix: Array2<f64>) -> Array2<Self> {
-        matrix.mapv(Self::from_f64)
+        matrix.mapv(|value| match F::holds(value) {
+            true => Self::exact(value),
+            false => Self::from_f64(value),
+        })
     }
 
     fn is_finite(self) -> bool {
@@ -368,6 +381,13 @@ impl<F: Format> Real for Bounded<F> {
 
     fn positive_part(self) -> Self {
         self.max(Self::zero())
+    }
+
+    fn chosen_by(self, margin: Self) -> Self {
+        match margin.value > margin.error_bound() {
+            true => self,
+            false => Self::within(self.value, f64::INFINITY),
+        }
     }
 }
 
@@ -441,6 +461,29 @@ mod tests {
     fn a_quotient_by_what_may_be_zero_is_unknown() {
         let vague = Number::within(0.1, 0.2);
         assert!(!(Number::one() / vague).bound().is_finite());
+    }
+
+    #[test]
+    fn what_has_no_bound_spreads_over_zeros_and_functions() {
+        let vague = Number::within(0.0, f64::INFINITY);
+        let zero = Number::within(0.0, 1e-9);
+        for number in [vague * zero, (vague * zero).sqrt(), (vague * zero).positive_part()] {
+            assert_eq!(number.bound(), f64::INFINITY);
+        }
+    }
+
+    #[test]
+    fn a_choice_that_rounding_may_turn_has_no_bound() {
+        let x = Number::exact(3.0);
+        assert_eq!(x.chosen_by(Number::within(0.2, 0.1)).bound(), 0.0);
+        assert_eq!(x.chosen_by(Number::within(0.1, 0.2)).bound(), f64::INFINITY);
+    }
+
+    #[test]
+    fn constants_that_may_be_computed_differ_and_weights_do_not() {
+        type Wide = Bounded<Double>;
+        assert!(Wide::from_f64(0.3).bound() > 0.0);
+        assert_eq!(Wide::from_matrix(Array2::from_elem((1, 1), 0.3))[[0, 0]].bound(), 0.0);
     }
 
     #[test]

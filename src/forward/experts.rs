@@ -19,8 +19,10 @@ pub(super) fn experts<R: Real>(
     x: &Array2<R>,
 ) -> Result<Array2<R>> {
     let mut shares = linear(weights, &op.router, x)?;
+    let mut choices = Vec::new();
     for mut row in shares.outer_iter_mut() {
         let active = largest(row.view(), op.active);
+        choices.push(margins(row.view(), &active));
         softmax(row.view_mut(), |expert| active.contains(&expert));
     }
     let mut sum = Array2::zeros(x.dim());
@@ -34,7 +36,21 @@ pub(super) fn experts<R: Real>(
             sum.row_mut(token).scaled_add(share[token], &row);
         }
     }
+    for (mut row, margins) in sum.outer_iter_mut().zip(choices) {
+        for margin in margins {
+            row.mapv_inplace(|value| value.chosen_by(margin));
+        }
+    }
     Ok(sum)
+}
+
+/// By how much each of the `active` is above each of the others.
+fn margins<R: Real>(values: ArrayView1<R>, active: &[usize]) -> Vec<R> {
+    let others = (0..values.len()).filter(|place| !active.contains(place));
+    others
+        .flat_map(|other| active.iter().map(move |one| (*one, other)))
+        .map(|(one, other)| values[one] - values[other])
+        .collect()
 }
 
 /// The `count` places with the largest values; of equal ones the first.
@@ -56,5 +72,12 @@ mod tests {
     fn the_largest_are_taken_and_of_equal_ones_the_first() {
         assert_eq!(largest(array![1.0, 3.0, 2.0, 3.0].view(), 3), [1, 3, 2]);
         assert_eq!(largest(array![1.0, 1.0, 1.0].view(), 2), [0, 1]);
+    }
+
+    #[test]
+    fn margins_are_those_over_all_that_are_not_taken() {
+        let values = array![1.0, 4.0, 2.5, 3.0];
+        assert_eq!(margins(values.view(), &[1, 3]), [3.0, 2.0, 1.5, 0.5]);
+        assert!(margins(values.view(), &[1, 3, 2, 0]).is_empty());
     }
 }

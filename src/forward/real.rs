@@ -39,6 +39,11 @@ pub trait Real:
     fn positive_part(self) -> Self {
         if self < Self::zero() { Self::zero() } else { self }
     }
+    /// The same number, which follows from a choice that was made as `margin` is positive. Numbers
+    /// that know their rounding error forget their bound where that may have turned the choice.
+    fn chosen_by(self, _margin: Self) -> Self {
+        self
+    }
 }
 
 impl Real for f64 {
