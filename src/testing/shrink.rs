@@ -48,6 +48,16 @@ pub fn simpler(case: &PairCase) -> impl Iterator<Item = PairCase> + use<> {
     })
 }
 
+/// The sources that are one step simpler than `source`, the boldest steps first.
+pub fn simpler_sources(source: &SourceCase) -> impl Iterator<Item = SourceCase> + use<> {
+    let sizes = source.model().ok().map(|model| model.sizes);
+    let same = sizes.map(|sizes| TargetCase::unchanged(&sizes, FreeParts::Zero, 0));
+    let before = source.clone();
+    let pairs = same.into_iter().flat_map(move |same| simpler(&(before.clone(), same)));
+    let before = source.clone();
+    pairs.map(|(simpler, _)| simpler).filter(move |simpler| *simpler != before)
+}
+
 /// What a case costs: target sizes, then weights, then settings that are not plain, then words.
 ///
 /// # Errors
@@ -173,6 +183,17 @@ fn smaller_sources(case: &PairCase) -> Vec<PairCase> {
             add(&|sizes| *size(sizes) = (*size(sizes)).min(least), 0);
         }
         add(&|sizes| *size(sizes) = size(sizes).saturating_sub(1).max(1), 0);
+    }
+    // Query heads are whole groups, so that both numbers must change at once.
+    for (fewer_kv, fewer_in_group) in [(1, 0), (0, 1)] {
+        add(
+            &|sizes| {
+                let group = (sizes.heads / sizes.kv_heads.max(1)).saturating_sub(fewer_in_group);
+                sizes.kv_heads = sizes.kv_heads.saturating_sub(fewer_kv).max(1);
+                sizes.heads = sizes.kv_heads * group.max(1);
+            },
+            0,
+        );
     }
     add(&|sizes| sizes.layers = sizes.layers.saturating_sub(1).max(1), 1);
     found
