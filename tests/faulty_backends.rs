@@ -2,9 +2,10 @@
 //! or crashes its caller.
 #![cfg(unix)]
 
+use lemon_check::backend::case::Case;
 use lemon_check::backend::ops::Operation;
 use lemon_check::backend::program::{Limits, Program};
-use lemon_check::backend::suite::{Plan, Problem, Verdict, run};
+use lemon_check::backend::suite::{Plan, Problem, Verdict, replay, run};
 use lemon_check::backend::{Backend, Failure, OpRequest, Request};
 use lemon_check::checkpoint::Dtype;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const LIMITS: Limits =
 /// A shell script that greets as it should and then, for each request, runs `body`, which finds the
 /// request's id in `$id` and the file to write in `$out`.
 fn script(body: &str) -> String {
-    let hello = r#"{\"id\":$id,\"protocol\":1,\"name\":\"faulty\",\"dtypes\":[\"f32\"],\"ops\":[\"linear\"]}"#;
+    let hello = r#"{\"id\":$id,\"protocol\":1,\"name\":\"faulty\",\"dtypes\":[\"f32\"],\"ops\":[\"linear\"],\"forward\":[\"llama\"]}"#;
     format!(
         r#"while read -r line; do
             id=${{line#*\"id\":}}; id=${{id%%[,\}}]*}}
@@ -132,10 +133,10 @@ fn children_of_a_program_end_with_it() {
     assert!(alive.is_empty(), "{alive:?}");
 }
 
-/// A script that answers with the tensor `y` of one row of two numbers, whose bytes `printf` makes.
-fn answering(dtype: &str, shape: &str, bytes: &str, length: usize) -> String {
+/// A script that answers with the tensor `name`, whose bytes `printf` makes.
+fn answering(name: &str, dtype: &str, shape: &str, bytes: &str, length: usize) -> String {
     let header = format!(
-        "{{\"y\":{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[0,{length}]}}}}"
+        "{{\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[0,{length}]}}}}"
     );
     let size = format!("\\{:03o}\\000\\000\\000\\000\\000\\000\\000", header.len());
     let body = format!(
@@ -150,9 +151,9 @@ fn lies_in_the_right_form_are_findings_and_the_run_goes_on() {
     let nan = "\\000\\000\\300\\177";
     let zero = "\\000\\000\\000\\000";
     for (command, words) in [
-        (answering("F32", "[1,2]", &nan.repeat(2), 8), "NaN"),
-        (answering("F32", "[2,1]", &zero.repeat(2), 8), "shape"),
-        (answering("F64", "[1,1]", &zero.repeat(2), 8), "F64, not F32"),
+        (answering("y", "F32", "[1,2]", &nan.repeat(2), 8), "NaN"),
+        (answering("y", "F32", "[2,1]", &zero.repeat(2), 8), "shape"),
+        (answering("y", "F64", "[1,1]", &zero.repeat(2), 8), "F64, not F32"),
     ] {
         let mut program = Program::start(&command, LIMITS).unwrap();
         let plan = Plan { cases: 3, seed: 0, dtype: Dtype::F32 };
@@ -163,12 +164,65 @@ fn lies_in_the_right_form_are_findings_and_the_run_goes_on() {
             panic!("{tally:?}")
         };
         assert!(why.contains(words) || why.contains("shape"), "{why}");
-        let others = outcome.subjects.iter().filter(|tally| tally.subject != "linear");
+        let asked = ["linear", "forward llama"];
+        let others = outcome.subjects.iter().filter(|t| !asked.contains(&t.subject.as_str()));
         assert!(
             others.into_iter().all(|tally| tally.unsupported == 3),
             "the others were not asked"
         );
     }
+}
+
+/// A model of one word, whose `logits` are one number.
+const MODEL: &str = r#"{"source":{"architecture":"llama","config":{"hidden_size":1,
+    "intermediate_size":1,"model_type":"llama","num_attention_heads":1,"num_hidden_layers":1,
+    "vocab_size":1,"head_dim":2},"stored":["model.embed_tokens.weight"],"buffers":{},
+    "dtype":"float32","weights":"random","seed":0},"input":{"input_ids":[0]}}"#;
+
+#[test]
+fn faults_at_whole_models_are_findings() {
+    let (nan, zero) = ("\\000\\000\\300\\177", "\\000\\000\\000\\000");
+    let ok = "echo \"{\\\"id\\\":$id,\\\"ok\\\":true}\"";
+    for (command, words) in [
+        (script("exit 7"), "ended without an answer"),
+        (script("sleep 100"), "did not answer within 0.7 s"),
+        (script("echo nonsense"), "answered no reply"),
+        (script(ok), "read what the backend wrote"),
+        (script(&format!("echo abc > $out; {ok}")), "out.safetensors"),
+        (answering("y", "F32", "[1,1]", zero, 4), "lacks `logits`"),
+        (answering("logits", "F32", "[1]", zero, 4), "`logits` has shape [1], not [1, 1]"),
+        (answering("logits", "F64", "[1,1]", &zero.repeat(2), 8), "F64, not F32"),
+        (answering("logits", "F32", "[1,1]", nan, 4), "NaN"),
+    ] {
+        let mut program = Program::start(&command, LIMITS).unwrap();
+        let case = serde_json::from_str(MODEL).unwrap();
+        let outcome = replay(&mut program, &case, Dtype::F32).unwrap();
+        assert_eq!(outcome.verdict(), Verdict::Disagrees);
+        let Some(Problem::Failure { why }) =
+            outcome.subjects[0].finding.as_ref().map(|f| &f.problem)
+        else {
+            panic!("{outcome:?}")
+        };
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
+fn a_case_that_is_none_is_an_error() {
+    let mut program = Program::start(&script("exit"), LIMITS).unwrap();
+    for (changed, words) in [
+        (MODEL.replace("float32", "float16"), "float16"),
+        (MODEL.replace("[0]", "[1]"), "token id 1"),
+        (MODEL.replace("\"head_dim\":2", "\"head_dim\":3"), "pairs"),
+    ] {
+        let case = serde_json::from_str(&changed).unwrap();
+        let error = replay(&mut program, &case, Dtype::F32).err();
+        let said = error.unwrap_or_else(|| panic!("{changed}")).to_string();
+        assert!(said.contains(words), "{said}");
+    }
+    let unknown = MODEL.replace("input_ids", "words");
+    let error = serde_json::from_str::<Case>(&unknown).unwrap_err().to_string();
+    assert!(error.contains("input_ids"), "{error}");
 }
 
 #[test]

@@ -4,10 +4,10 @@
 //! while it is read. So it is copied and never mapped.
 
 use super::Tensors;
-use crate::checkpoint::{parse_tensors, to_bytes};
+use crate::checkpoint::{Checkpoint, SHARD_LIMIT, parse_tensors, save, to_bytes};
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -47,6 +47,20 @@ impl Folder {
 pub(super) fn write(path: &Path, tensors: &Tensors) -> Result<()> {
     let bytes = to_bytes(tensors)?;
     std::fs::write(path, bytes).map_err(|e| Error::io(path, "write tensors", e))
+}
+
+/// Writes a model into a folder of its own, in which nothing of another is left.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn write_model(folder: &Path, model: &Checkpoint) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(Error::io(folder, "remove the model of before", e));
+        }
+        _ => {}
+    }
+    save(folder, model.config(), model.tensors(), SHARD_LIMIT)
 }
 
 /// Reads what a backend wrote.

@@ -34,6 +34,17 @@ pub struct Place {
     pub bound: f64,
 }
 
+impl Place {
+    /// How far off it is, in units of the bound; infinitely where it must be exact.
+    pub fn units(&self) -> f64 {
+        units((self.got - self.expected).abs(), self.bound)
+    }
+}
+
+fn units(difference: f64, bound: f64) -> f64 {
+    if difference == 0.0 { 0.0 } else { difference / bound }
+}
+
 impl Judgement {
     /// Whether nothing is farther off than it may be.
     pub fn agrees(&self) -> bool {
@@ -50,13 +61,47 @@ pub fn judge(right: &Right, answer: &Tensors, dtype: Dtype) -> Result<Judgement,
     let mut judgement = Judgement::default();
     for (name, expected) in &right.0 {
         let got = answer.get(name).ok_or_else(|| format!("the answer lacks `{name}`"))?;
+        judgement.tensor(name, expected, got, dtype)?;
+    }
+    Ok(judgement)
+}
+
+/// Where the first of the tensors that differs does so most; those that were not returned count as
+/// right.
+///
+/// # Errors
+/// As [`judge`], up to the first that differs.
+pub fn first_difference(
+    stream: &Right,
+    answer: &Tensors,
+    dtype: Dtype,
+) -> Result<Option<Place>, String> {
+    for (name, expected) in &stream.0 {
+        let Some(got) = answer.get(name) else { continue };
+        let mut judgement = Judgement::default();
+        judgement.tensor(name, expected, got, dtype)?;
+        if !judgement.agrees() {
+            return Ok(judgement.place);
+        }
+    }
+    Ok(None)
+}
+
+impl Judgement {
+    fn tensor(
+        &mut self,
+        name: &str,
+        expected: &Expected,
+        got: &Tensor,
+        dtype: Dtype,
+    ) -> Result<(), String> {
         match expected {
             Expected::Integers { shape, values } => {
                 check(name, got, "I64", shape)?;
                 let got = got.integers().unwrap_or_default();
                 let pairs = values.iter().zip(&got).enumerate();
                 for (index, (value, got)) in pairs {
-                    judgement.add((name, shape, index), *value as f64, *got as f64, 0.0);
+                    self.add((name, shape, index), *value as f64, *got as f64, 0.0);
                 }
             }
             Expected::Numbers { shape, values, tolerances } => {
@@ -70,15 +115,13 @@ pub fn judge(right: &Right, answer: &Tensors, dtype: Dtype) -> Result<Judgement,
                         let place = unravel(shape, index);
                         return Err(format!("`{name}` {place:?} is {}, not {value}", got[index]));
                     }
-                    judgement.add((name, shape, index), *value, got[index], tolerances[index]);
+                    self.add((name, shape, index), *value, got[index], tolerances[index]);
                 }
             }
         }
+        Ok(())
     }
-    Ok(judgement)
-}
 
-impl Judgement {
     fn add(
         &mut self,
         (name, shape, index): (&str, &[usize], usize),
@@ -88,7 +131,7 @@ impl Judgement {
     ) {
         self.compared += 1;
         let difference = (got - expected).abs();
-        let units = if difference == 0.0 { 0.0 } else { difference / bound };
+        let units = units(difference, bound);
         self.difference = self.difference.max(difference);
         if units > self.worst {
             self.worst = units;

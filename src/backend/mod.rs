@@ -2,15 +2,18 @@
 //!
 //! A [`Backend`] answers [`Request`]s. [`program::Program`] is any program in any language, asked
 //! over its standard input and output (the protocol is in [`protocol`]); [`mod@reference`] is this
-//! crate's own f32 path. [`ops`] are the single operations that they are asked for, with random
-//! cases; [`suite`] asks, judges and shrinks; [`vectors`] writes cases into files. [`tutorial`]
-//! makes a backend in 40 lines of Python.
+//! crate's own f32 path. [`ops`] are the single operations that they are asked for, and
+//! [`mod@forward`] the whole models, with random cases; [`suite`] asks, judges and shrinks;
+//! [`vectors`] writes cases of operations into files. [`tutorial`] makes a backend in 40 lines of
+//! Python.
 //!
 //! What is right is computed in f64, and how far an answer may be from it by [`bound`]: a running
 //! error bound for the number format, not a tolerance that someone chose.
 
 pub mod bound;
+pub mod case;
 mod files;
+pub mod forward;
 pub mod judge;
 pub mod ops;
 pub mod program;
@@ -22,7 +25,7 @@ pub mod suite;
 pub mod tutorial {}
 pub mod vectors;
 
-use crate::checkpoint::{Dtype, Tensor};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -43,7 +46,7 @@ pub struct About {
     /// The operations of [`ops::OPERATIONS`] that it has, by name.
     #[serde(default)]
     pub ops: Vec<String>,
-    /// The families whose models it runs.
+    /// The families whose models it runs, by the names of [`mod@forward`].
     #[serde(default)]
     pub forward: Vec<String>,
     /// The families whose models it expands.
@@ -56,6 +59,8 @@ pub struct About {
 pub enum Request<'a> {
     /// One operation on tensors.
     Op(&'a OpRequest),
+    /// A model on an input.
+    Forward(&'a ForwardRequest),
 }
 
 /// One operation on tensors.
@@ -69,6 +74,21 @@ pub struct OpRequest {
     pub attributes: Map<String, Value>,
     /// What it reads.
     pub inputs: Tensors,
+}
+
+/// A model on an input; see [`mod@forward`].
+#[derive(Debug)]
+pub struct ForwardRequest {
+    /// The family's name.
+    pub family: String,
+    /// Number format of the weights, of pixels and of the answer.
+    pub dtype: Dtype,
+    /// The model.
+    pub model: Checkpoint,
+    /// What it reads.
+    pub inputs: Tensors,
+    /// The outputs that are asked for.
+    pub returns: Vec<String>,
 }
 
 /// Why there is no answer.

@@ -6,7 +6,7 @@
 
 use super::files::{self, Folder};
 use super::protocol::{Asked, Line, Reply, VERSION};
-use super::{About, Answer, Backend, Failure, OpRequest, Request, dtype_name};
+use super::{About, Answer, Backend, Failure, ForwardRequest, OpRequest, Request, dtype_name};
 use crate::error::{Error, Result, printable};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -128,6 +128,23 @@ impl Program {
         self.read(reply, &outputs)
     }
 
+    fn forward(&mut self, request: &ForwardRequest) -> Answer {
+        let (inputs, outputs) = (self.folder.path("in.safetensors"), self.outputs()?);
+        let model = self.folder.path("model");
+        files::write_model(&model, &request.model).map_err(failed)?;
+        files::write(&inputs, &request.inputs).map_err(failed)?;
+        let asked = Asked::Forward {
+            family: &request.family,
+            dtype: dtype_name(request.dtype),
+            model: &model,
+            inputs: &inputs,
+            returns: &request.returns,
+            outputs: &outputs,
+        };
+        let reply = self.ask(asked, None, self.limits.answer).map_err(Failure::Failed)?;
+        self.read(reply, &outputs)
+    }
+
     /// The file that an answer goes to; none is there.
     fn outputs(&self) -> std::result::Result<std::path::PathBuf, Failure> {
         let path = self.folder.path("out.safetensors");
@@ -169,6 +186,7 @@ impl Backend for Program {
         self.run().map_err(Failure::Failed)?;
         match request {
             Request::Op(request) => self.op(request),
+            Request::Forward(request) => self.forward(request),
         }
     }
 }

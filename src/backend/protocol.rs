@@ -9,7 +9,13 @@
 //! {"protocol": 1, "id": 0, "request": "hello"}
 //! {"id": 1, "request": "op", "op": "linear", "dtype": "f32", "attributes": {},
 //!  "inputs": "/dev/shm/…/in.safetensors", "outputs": "/dev/shm/…/out.safetensors"}
+//! {"id": 2, "request": "forward", "family": "llama", "dtype": "f32",
+//!  "model": "/dev/shm/…/model", "inputs": "/dev/shm/…/in.safetensors", "returns": ["logits"],
+//!  "outputs": "/dev/shm/…/out.safetensors"}
 //! ```
+//!
+//! What operations read and return stands in [`super::ops`], what models do in
+//! [`super::forward`].
 //!
 //! Replies repeat the `id`:
 //!
@@ -21,9 +27,10 @@
 //! {"id": 3, "error": "out of memory"}
 //! ```
 //!
-//! With `ok`, the file `outputs` has been written, with the tensors that the operation returns in
-//! the shapes and the number format that it says. A program ends when its standard input ends.
-//! A field that is not known is to be ignored.
+//! A backend is asked for the operations that it lists in `ops` and for models of the families that
+//! it lists in `forward`. With `ok`, the file `outputs` has been written, with the tensors that the
+//! operation or the model returns in the shapes and the number format that it says. A program ends
+//! when its standard input ends. A field that is not known is to be ignored.
 
 use super::About;
 use serde::{Deserialize, Serialize};
@@ -52,6 +59,21 @@ pub struct Line<'a> {
 pub enum Asked<'a> {
     /// What the program can do.
     Hello {},
+    /// A model on an input.
+    Forward {
+        /// The family's name.
+        family: &'a str,
+        /// Number format of weights, pixels and outputs.
+        dtype: &'a str,
+        /// A folder with `config.json` and `model.safetensors`.
+        model: &'a Path,
+        /// A safetensors file.
+        inputs: &'a Path,
+        /// The outputs that are asked for.
+        returns: &'a [String],
+        /// The safetensors file to write.
+        outputs: &'a Path,
+    },
     /// One operation.
     Op {
         /// Its name.

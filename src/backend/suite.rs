@@ -1,9 +1,9 @@
 //! The conformance suite: asks a backend random questions, judges the answers, and makes what fails
 //! small.
 
-use super::judge::{Judgement, Place, judge};
-use super::ops::{OPERATIONS, OpCase, Operation};
-use super::{About, Backend, Failure, Request, dtype_name};
+use super::case::{Case, Question, Subject};
+use super::judge::{Judgement, Place};
+use super::{About, Backend, Failure, dtype_name};
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
 use crate::testing::random::generator;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// How much is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Random cases of each operation.
+    /// Random cases of each operation, and of each family of models, that are compared.
     pub cases: u64,
     /// What all random choices follow from.
     pub seed: u64,
@@ -37,7 +37,7 @@ pub struct Outcome {
 /// What became of the questions of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tally {
-    /// The operation's name.
+    /// The operation's name, or `forward` and the family's.
     pub subject: String,
     /// Cases that were compared.
     pub cases: u64,
@@ -45,6 +45,9 @@ pub struct Tally {
     pub numbers: u64,
     /// Cases that the backend says it does not do; all of them where it does not list the subject.
     pub unsupported: u64,
+    /// Cases of which no right answer could be told from a wrong one, as rounding may move it as
+    /// far as it is large.
+    pub vague: u64,
     /// Cases that were not asked, as the backend had been waited for too long in vain.
     pub not_asked: u64,
     /// The largest difference, in units of the bound; at most 1 is right.
@@ -61,7 +64,7 @@ pub struct Finding {
     /// Which of the cases it was, from 1.
     pub found_at: u64,
     /// The smallest case that is still wrong.
-    pub case: OpCase,
+    pub case: Case,
     /// What is wrong with it.
     #[serde(flatten)]
     pub problem: Problem,
@@ -77,6 +80,9 @@ pub enum Problem {
         place: Place,
         /// How far, in units of the bound; infinitely (`null` in JSON) where it must be exact.
         units: f64,
+        /// Where the residual stream differs first, if the backend returned it and it does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream: Option<Place>,
     },
     /// There is no answer that could be compared.
     Failure {
@@ -88,12 +94,15 @@ pub enum Problem {
 /// What became of one question.
 enum Asked {
     Compared(Judgement),
+    Vague,
     Unsupported,
     Wrong(Problem),
 }
 
 /// No case is made smaller for longer.
 const SHRINKING_LIMIT: Duration = Duration::from_secs(60);
+/// So many cases are drawn for each that is to be compared, as some are vague.
+const DRAWS: u64 = 4;
 /// A backend that has been waited for this long in vain is asked no more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -130,8 +139,8 @@ pub fn run(backend: &mut dyn Backend, plan: Plan, mut done: impl FnMut(&Tally)) 
     check_dtype(backend, plan.dtype)?;
     let mut asking = Asking { backend, dtype: plan.dtype, patience: PATIENCE };
     let mut subjects = Vec::new();
-    for operation in OPERATIONS {
-        let tally = asking.all(operation, plan);
+    for subject in Subject::all() {
+        let tally = asking.all(subject, plan);
         done(&tally);
         subjects.push(tally);
     }
@@ -143,19 +152,15 @@ pub fn run(backend: &mut dyn Backend, plan: Plan, mut done: impl FnMut(&Tally)) 
 ///
 /// # Errors
 /// If the backend does not take the number format, or it is no case.
-pub fn replay(backend: &mut dyn Backend, case: &OpCase, dtype: Dtype) -> Result<Outcome> {
+pub fn replay(backend: &mut dyn Backend, case: &Case, dtype: Dtype) -> Result<Outcome> {
     check_dtype(backend, dtype)?;
-    let operation = Operation::named(&case.op).filter(|_| case.is_legal());
-    let operation = operation.ok_or_else(|| {
-        Error::bad_input("this is no case of an operation")
-            .help("give the case as a report of this version shows it")
-    })?;
-    let mut tally = Tally { subject: case.op.clone(), ..Tally::default() };
-    let asked = Asking { backend, dtype, patience: PATIENCE }.one(operation, case);
+    let question = case.question(dtype)?;
+    let mut tally = Tally { subject: case.subject(), ..Tally::default() };
+    let asked = Asking { backend, dtype, patience: PATIENCE }.one(&question);
     let problem = tally.count(asked);
     tally.finding = problem.map(|problem| Finding { found_at: 1, case: case.clone(), problem });
     let backend = backend.about().clone();
-    Ok(Outcome { backend, dtype: dtype_name(dtype), seed: case.seed, subjects: vec![tally] })
+    Ok(Outcome { backend, dtype: dtype_name(dtype), seed: case.seed(), subjects: vec![tally] })
 }
 
 fn check_dtype(backend: &dyn Backend, dtype: Dtype) -> Result<()> {
@@ -172,6 +177,7 @@ impl Tally {
     fn count(&mut self, asked: Asked) -> Option<Problem> {
         match asked {
             Asked::Unsupported => self.unsupported += 1,
+            Asked::Vague => self.vague += 1,
             Asked::Compared(judgement) => {
                 self.cases += 1;
                 self.numbers += judgement.compared as u64;
@@ -193,9 +199,9 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    fn all(&mut self, operation: &Operation, plan: Plan) -> Tally {
-        let mut tally = Tally { subject: operation.name.to_string(), ..Tally::default() };
-        if !self.backend.about().ops.iter().any(|name| name == operation.name) {
+    fn all(&mut self, subject: Subject, plan: Plan) -> Tally {
+        let mut tally = Tally { subject: subject.name(), ..Tally::default() };
+        if !subject.is_listed(self.backend.about()) {
             tally.unsupported = plan.cases;
             return tally;
         }
@@ -204,20 +210,28 @@ impl Asking<'_> {
             return tally;
         }
         let mut rng = generator(plan.seed);
-        for index in 1..=plan.cases {
-            let case = OpCase::random(operation, &mut rng);
-            let Some(problem) = tally.count(self.one(operation, &case)) else { continue };
-            let (case, problem) = self.shrink(operation, (case, problem));
+        for index in 1..=DRAWS * plan.cases {
+            if tally.cases + tally.unsupported == plan.cases {
+                break;
+            }
+            let drawn = subject.random(plan.dtype, &mut rng);
+            // A model whose numbers overflow is none.
+            let Some((case, question)) =
+                drawn.and_then(|case| case.question(plan.dtype).map(|q| (case, q))).ok()
+            else {
+                continue;
+            };
+            let Some(problem) = tally.count(self.one(&question)) else { continue };
+            let (case, problem) = self.shrink((case, problem));
             tally.finding = Some(Finding { found_at: index, case, problem });
             break;
         }
         tally
     }
 
-    fn one(&mut self, operation: &Operation, case: &OpCase) -> Asked {
-        let request = operation.request(case, self.dtype);
+    fn one(&mut self, question: &Question) -> Asked {
         let start = Instant::now();
-        let answer = match self.backend.answer(&Request::Op(&request)) {
+        let answer = match self.backend.answer(&question.request()) {
             Ok(answer) => answer,
             Err(Failure::Unsupported(_)) => return Asked::Unsupported,
             Err(Failure::Failed(why)) => {
@@ -225,31 +239,31 @@ impl Asking<'_> {
                 return Asked::Wrong(Problem::Failure { why });
             }
         };
-        let judgement = match judge(&operation.right(&request), &answer, self.dtype) {
-            Ok(judgement) => judgement,
+        let (judgement, stream) = match question.judge(&answer, self.dtype) {
+            Ok(judged) => judged,
             Err(why) => return Asked::Wrong(Problem::Failure { why }),
         };
-        match &judgement.place {
-            Some(place) if !judgement.agrees() => {
-                Asked::Wrong(Problem::Disagreement { place: place.clone(), units: judgement.worst })
+        let place = judgement.place.as_ref().filter(|_| !judgement.agrees());
+        match place.or(stream.as_ref()) {
+            Some(place) => {
+                let (place, units) = (place.clone(), place.units());
+                Asked::Wrong(Problem::Disagreement { place, units, stream })
             }
-            _ => Asked::Compared(judgement),
+            None if question.is_vague() => Asked::Vague,
+            None => Asked::Compared(judgement),
         }
     }
 
     /// Makes a wrong case small, as long as it stays wrong in the same way.
-    fn shrink(
-        &mut self,
-        operation: &Operation,
-        (case, mut problem): (OpCase, Problem),
-    ) -> (OpCase, Problem) {
+    fn shrink(&mut self, (case, mut problem): (Case, Problem)) -> (Case, Problem) {
         let start = Instant::now();
         let kind = std::mem::discriminant(&problem);
         let smallest = case.smallest(|candidate| {
             if start.elapsed() > SHRINKING_LIMIT || self.patience.is_zero() {
                 return false;
             }
-            match self.one(operation, candidate) {
+            let Ok(question) = candidate.question(self.dtype) else { return false };
+            match self.one(&question) {
                 Asked::Wrong(found) if std::mem::discriminant(&found) == kind => {
                     problem = found;
                     true
@@ -264,7 +278,8 @@ impl Asking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Answer;
+    use crate::backend::ops::Operation;
+    use crate::backend::{Answer, Request};
 
     /// Lists two operations, and takes a while to fail.
     struct Slow(About);
@@ -288,8 +303,8 @@ mod tests {
         let patience = Duration::from_millis(50);
         let mut asking = Asking { backend: &mut backend, dtype: plan.dtype, patience };
         let start = Instant::now();
-        let tallies =
-            ["linear", "relu"].map(|name| asking.all(Operation::named(name).unwrap(), plan));
+        let tallies = ["linear", "relu"]
+            .map(|name| asking.all(Subject::Op(Operation::named(name).unwrap()), plan));
         assert!(start.elapsed() < Duration::from_secs(2));
         assert!(tallies[0].finding.is_some());
         assert_eq!(tallies[1].not_asked, 9);

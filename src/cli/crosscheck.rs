@@ -2,6 +2,8 @@
 
 use super::Format;
 use super::output::to_stdout;
+use crate::backend::case::Case;
+use crate::backend::judge::Place;
 use crate::backend::program::{Limits, Program};
 use crate::backend::reference::{self, Reference};
 use crate::backend::suite::{Finding, Outcome, Plan, Problem, Tally, Verdict, replay, run};
@@ -18,7 +20,7 @@ pub(super) struct CrosscheckArguments {
     /// reference-f32, numpy, jax, onnxruntime, torch, or a command that speaks the protocol
     #[arg(long, value_name = "NAME|COMMAND")]
     backend: String,
-    /// Random cases of each operation
+    /// Random cases of each operation, and of each family of models
     #[arg(long, value_name = "N", default_value_t = 50)]
     cases: u64,
     /// What all random choices follow from
@@ -133,13 +135,13 @@ fn or_unknown(device: &str) -> &str {
 }
 
 fn tally_text(tally: &Tally) -> String {
-    let Tally { subject, cases, numbers, unsupported, not_asked, worst, difference, finding } =
-        tally;
-    let state = match (finding, unsupported) {
-        (Some(_), _) => "wrong".to_string(),
-        _ if *not_asked > 0 => "not asked: it kept one waiting".to_string(),
-        (None, 0) => String::new(),
-        (None, count) => format!("{count} unsupported"),
+    let Tally { subject, cases, numbers, worst, difference, finding, .. } = tally;
+    let counts = [(tally.unsupported, "unsupported"), (tally.vague, "vague")];
+    let counted = counts.iter().filter(|(count, _)| *count > 0);
+    let state = match finding {
+        Some(_) => "wrong".to_string(),
+        None if tally.not_asked > 0 => "not asked: it kept one waiting".to_string(),
+        None => counted.map(|(n, what)| format!("{n} {what}")).collect::<Vec<_>>().join(", "),
     };
     let line = format!(
         "  {subject:<22} {cases:>7} {numbers:>9} {worst:>9.3} {difference:>10.1e}  {state}"
@@ -153,7 +155,7 @@ fn finding_text(backend: &str, dtype: &str, subject: &str, finding: &Finding) ->
         Problem::Failure { why } => {
             let _ = writeln!(text, "  fails     {subject}: {why}");
         }
-        Problem::Disagreement { place, units } => {
+        Problem::Disagreement { place, units, stream } => {
             let _ = writeln!(text, "  fails     {subject}: `{}`", place.tensor);
             let _ = writeln!(text, "  at        index {:?}", place.index);
             let _ = writeln!(text, "  expected  {}", place.expected);
@@ -166,12 +168,17 @@ fn finding_text(backend: &str, dtype: &str, subject: &str, finding: &Finding) ->
                     "  off by    {off:.3e}: {units:.3e} units of the bound {bound:.3e}"
                 ),
             };
+            text += &stream.as_ref().map_or(String::new(), stream_text);
         }
     }
+    let case_of = match finding.case {
+        Case::Op(_) => "operation",
+        Case::Forward(_) => "family",
+    };
     let case = serde_json::to_string(&finding.case).expect("a case is plain data");
     let _ = writeln!(
         text,
-        "  found     at case {} of this operation, then made small",
+        "  found     at case {} of this {case_of}, then made small",
         finding.found_at
     );
     let _ = writeln!(
@@ -181,4 +188,15 @@ fn finding_text(backend: &str, dtype: &str, subject: &str, finding: &Finding) ->
         shell_word(&case)
     );
     text
+}
+
+/// Where the residual stream differs first.
+fn stream_text(place: &Place) -> String {
+    let layer = place.tensor.rsplit('.').next().and_then(|number| number.parse::<usize>().ok());
+    let behind = match layer.and_then(|number| number.checked_sub(1)) {
+        Some(layer) => format!("layer {layer}"),
+        None => "the embedding".into(),
+    };
+    let Place { tensor, index, expected, got, .. } = place;
+    format!("  first     behind {behind}: `{tensor}` {index:?} is {got}, not {expected}\n")
 }

@@ -9,6 +9,7 @@ import numpy as np
 
 import ops
 import rules
+from forward import FUNCTIONS, Parts
 from rules import MEAN, ZERO, Map
 
 TILE = 4
@@ -356,4 +357,35 @@ MISTAKES = {
     "pairs_to_the_first_places": {"rule_rotary_channels": pairs_to_the_first_places},
     "layer_scale_copied": {"rule_layer_scale": layer_scale_copied},
     "eps_of_the_first_norm_alone": {"rule_norms_in_a_row": eps_of_the_first_norm_alone},
+}
+
+
+def family(**changes):
+    """What models are made of, with some of it replaced."""
+    return type("Wrong", (Parts,), {name: staticmethod(change) for name, change in changes.items()})()
+
+
+# Of whole models, with the families in which each is made.
+FORWARD = {
+    "model_sees_the_next_token": (family(sees=lambda i, j: j <= i + 1), ["gpt2", "llama"]),
+    "model_turns_pairs_side_by_side": (
+        family(pairs=lambda half: (np.arange(0, 2 * half, 2), np.arange(1, 2 * half, 2))),
+        ["llama", "qwen3"],
+    ),
+    "model_eps_outside_the_root": (
+        family(deviation=lambda m, square, eps: m.sqrt(square) + eps), ["gpt2", "llama", "bert"],
+    ),
+    "model_key_value_heads_interleaved": (
+        family(key_value_heads=lambda heads, kv_heads: np.arange(heads) % kv_heads), ["llama"],
+    ),
+    "model_window_off_by_one": (
+        family(near=lambda i, j, window: j >= i - window), ["mistral", "qwen2"],
+    ),
+    "model_attends_to_padding": (family(mask=lambda mask: None), ["bert", "gpt2"]),
+    "model_token_types_forgotten": (
+        family(types=lambda ids, tokens: np.zeros(tokens, int)), ["bert"],
+    ),
+    "model_gelu_by_tanh": (
+        family(function=lambda name: FUNCTIONS["gelu_new" if name == "gelu" else name]), ["bert"],
+    ),
 }

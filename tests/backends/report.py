@@ -38,7 +38,8 @@ def cell(subject):
     if subject.get("not_asked"):
         return "not asked"
     unsupported = f", {subject['unsupported']} unsupported" if subject["unsupported"] else ""
-    return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}"
+    vague = f", {subject['vague']} vague" if subject["vague"] else ""
+    return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}{vague}"
 
 
 def row(cells):
@@ -71,7 +72,7 @@ def main():
     print("\n".join(about))
     for dtype, reports in tables.items():
         print(f"\n## {dtype}\n\nCases, and the worst difference in units of the bound.\n")
-        print(row(["operation"] + [found["backend"]["name"] for found in reports]))
+        print(row(["operation, or family of models"] + [found["backend"]["name"] for found in reports]))
         print(row(["---"] * (1 + len(reports))))
         for index, subject in enumerate(reports[0]["subjects"]):
             cells = [cell(found["subjects"][index]) for found in reports]

@@ -1,7 +1,7 @@
 """A backend for `lemon-check crosscheck`: python3 serve.py LIBRARY [MISTAKE]
 
 LIBRARY is numpy, jax, onnxruntime or torch. With MISTAKE, a name in mistakes.py, it has only the
-operations with that mistake. The protocol is described in src/backend/protocol.rs.
+operations or families with that mistake. The protocol is described in src/backend/protocol.rs.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import traceback
 
 import numpy as np
 
+import forward
 import ops
 import rules
 import tensors
@@ -65,22 +66,34 @@ def answer(library, operations, request):
     return {"ok": True}
 
 
-def reply(library, operations, request):
+class Backend:
+    """What can be asked: operations and families of models by name, and the parts of the latter."""
+
+    def __init__(self, library, operations, families, parts):
+        self.library, self.operations = library, operations
+        self.families, self.parts = families, parts
+
+
+def reply(backend, request):
+    library = backend.library
     if request["request"] == "hello":
         return {
             "protocol": PROTOCOL, "name": library.name, "device": library.device,
-            "dtypes": library.dtypes, "ops": sorted(operations),
+            "dtypes": library.dtypes, "ops": sorted(backend.operations),
+            "forward": sorted(backend.families),
         }
     if request["request"] == "op":
-        return answer(library, operations, request)
+        return answer(library, backend.operations, request)
+    if request["request"] == "forward":
+        return forward.answer(library, backend.families, backend.parts, request)
     return {"unsupported": request["request"]}
 
 
-def serve(library, operations):
+def serve(backend):
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            said = reply(library, operations, request)
+            said = reply(backend, request)
         except Exception as problem:
             traceback.print_exc()
             said = {"error": f"{type(problem).__name__}: {problem}"}
@@ -90,11 +103,15 @@ def serve(library, operations):
 def main():
     library = importlib.import_module(f"math_{sys.argv[1]}").Library()
     operations = {**ops.OPERATIONS, **rules.OPERATIONS}
+    families = forward.FAMILIES if hasattr(library, "runs_models") else {}
+    parts = forward.Parts()
     if len(sys.argv) > 2:
         import mistakes
 
-        operations = mistakes.MISTAKES[sys.argv[2]]
-    serve(library, operations)
+        operations = mistakes.MISTAKES.get(sys.argv[2], {})
+        parts, names = mistakes.FORWARD.get(sys.argv[2], (parts, []))
+        families = {name: forward.FAMILIES[name] for name in names}
+    serve(Backend(library, operations, families, parts))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 //! `reference-f32`: this crate's own code as a backend.
 //!
-//! Operations of the forward pass run in f32 as [`crate::forward`] runs them; rules are those of
-//! [`crate::expand::rules`], computed in f64 and then rounded. The right answers that they are held
-//! to come from [`super::ops`], which shares no code with either.
+//! Models and operations of the forward pass run in f32 as [`crate::forward`] runs them; rules are
+//! those of [`crate::expand::rules`], computed in f64 and then rounded. The right answers that
+//! operations and rules are held to come from [`super::ops`], which shares no code with either;
+//! those of models come from the same forward pass, so that with models only the bounds are tried.
 
 mod forward;
 mod rules;
 
+use super::forward::family_name;
 use super::ops::OPERATIONS;
 use super::{About, Answer, Backend, Failure, OpRequest, Request, Tensors};
 use crate::checkpoint::{Dtype, Tensor};
 use crate::error::{Error, Result};
+use crate::testing::Architecture;
 use ndarray::Array2;
 
 /// The name that it goes by.
@@ -30,6 +33,7 @@ impl Reference {
                 device: "cpu".into(),
                 dtypes: vec!["f32".into()],
                 ops: OPERATIONS.iter().map(|operation| operation.name.to_string()).collect(),
+                forward: Architecture::ALL.map(family_name).to_vec(),
                 ..About::default()
             },
         }
@@ -51,6 +55,7 @@ impl Backend for Reference {
         let answer = match request {
             Request::Op(request) if request.op.starts_with("rule_") => rules::answer(request),
             Request::Op(request) => forward::answer(request),
+            Request::Forward(request) => request.computed_in_single(),
         };
         answer.map_err(|e| Failure::Failed(e.to_string()))
     }
