@@ -34,8 +34,10 @@
 //! number format may be from it ([`super::bound`]). Weights are stored in that format, so that
 //! they have no error; from there each sum, product and function adds what rounding may do, and
 //! what came before it is carried through it. So the bound covers every implementation that
-//! computes the same definitions, its sums in any order. Half precision is storage: a backend is
-//! held to f32 arithmetic, and to one rounding of what it returns.
+//! computes the same definitions, its sums in any order. (A variance as the mean of the squares
+//! less the square of the mean is another definition: it cancels, and may be farther off.) Half
+//! precision is storage: a backend is held to f32 arithmetic, and to one rounding of what it
+//! returns.
 //!
 //! The bound holds for the worst case, in which all errors add up and none cancels, and every layer
 //! multiplies it: that is the price of a tolerance that nobody chose. In f32 right answers rarely
@@ -153,7 +155,12 @@ impl ForwardCase {
     pub fn smallest(self, mut fails: impl FnMut(&ForwardCase) -> bool) -> ForwardCase {
         let (mut best, mut first) = (self, 0);
         for _ in 0..STEPS_LIMIT {
-            let mut candidates: Vec<ForwardCase> = best.simpler().collect();
+            let mut candidates: Vec<ForwardCase> = Vec::new();
+            for candidate in best.simpler() {
+                if !candidates.contains(&candidate) {
+                    candidates.push(candidate);
+                }
+            }
             let count = candidates.len();
             // What did not help before the last step rarely helps behind it: that comes last.
             let mut order = (0..count).map(|place| (first + place) % count);
