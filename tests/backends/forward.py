@@ -40,6 +40,12 @@ class Parts:
         """The first and the second channels of the pairs that rotary positions turn."""
         return np.arange(half), np.arange(half, 2 * half)
 
+    def norm_offset(self, offset):
+        return offset
+
+    def embedding_scale(self, scale):
+        return scale
+
     def types(self, ids, tokens):
         return np.zeros(tokens, int) if ids is None else ids
 
@@ -50,10 +56,13 @@ class Parts:
 class Net:
     """A model and what it reads."""
 
-    def __init__(self, m, parts, config, weights, inputs, returns):
+    def __init__(self, m, parts, config, weights, inputs, request):
         self.m, self.parts, self.config, self.weights = m, parts, config, weights
-        self.ids, self.inputs, self.returns = inputs["input_ids"], inputs, returns
+        self.ids, self.inputs = inputs["input_ids"], inputs
+        self.returns, self.dtype = request["returns"], request["dtype"]
         self.tokens, self.outputs, self.layers = len(self.ids), {}, 0
+        # What is added to the weights of RMSNorms.
+        self.offset = 0.0
 
     def get(self, field, default=None):
         value = self.config.get(field)
@@ -84,7 +93,8 @@ class Net:
         return y + self.weights[f"{name}.{bias}"]
 
     def rms_norm(self, x, name, eps, channels):
-        return self.standardised(x, eps, channels) * self.weights[name + ".weight"]
+        offset = self.parts.norm_offset(self.offset)
+        return self.standardised(x, eps, channels) * (self.weights[name + ".weight"] + offset)
 
     def standardised(self, x, eps, channels):
         return x / self.parts.deviation(self.m, self.m.sum(x * x, -1) / channels, eps)
@@ -194,13 +204,13 @@ def window_of(net, layer):
     return size if layer >= net.get("max_window_layers", 0) else None
 
 
-def llama(net):
+def llama(net, scale=1.0, tied=False, function=None):
     """Llama, Mistral and Qwen: which biases and norms of heads there are, the weights tell."""
     prefix = net.prefix("model.", "embed_tokens.weight")
     hidden, heads = net.get("hidden_size"), net.get("num_attention_heads")
     kv_heads, eps = net.get("num_key_value_heads", heads), net.get("rms_norm_eps", 1e-6)
     head_dim = net.get("head_dim", hidden // heads)
-    function = net.parts.function(net.get("hidden_act", "silu"))
+    function = net.parts.function(function or net.get("hidden_act", "silu"))
     turns = frequencies(net, head_dim)
 
     def by_head(read, name, part, count):
@@ -208,7 +218,7 @@ def llama(net):
         norm = f"{name}self_attn.{part}_norm"
         return net.rms_norm(x, norm, eps, head_dim) if norm + ".weight" in net.weights else x
 
-    x = net.keep(net.rows(prefix + "embed_tokens.weight", net.ids))
+    x = net.keep(net.rows(prefix + "embed_tokens.weight", net.ids) * scale)
     for layer in range(net.get("num_hidden_layers")):
         name = f"{prefix}layers.{layer}."
         read = net.rms_norm(x, name + "input_layernorm", eps, hidden)
@@ -216,15 +226,23 @@ def llama(net):
         key = turned(net, by_head(read, name, "k", kv_heads), turns)
         value = by_head(read, name, "v", kv_heads)
         window = window_of(net, layer)
-        counts, scale = (heads, kv_heads), head_dim**-0.5
-        mixed = net.attention(query, key, value, counts, scale, True, window)
+        counts = heads, kv_heads
+        mixed = net.attention(query, key, value, counts, head_dim**-0.5, True, window)
         x = x + net.linear(mixed, name + "self_attn.o_proj")
         read = net.rms_norm(x, name + "post_attention_layernorm", eps, hidden)
         gate = function(net.m, net.linear(read, name + "mlp.gate_proj"))
         x = x + net.linear(gate * net.linear(read, name + "mlp.up_proj"), name + "mlp.down_proj")
         net.keep(x)
     x = net.rms_norm(x, prefix + "norm", eps, hidden)
-    words_or_hidden(net, x, prefix + "embed_tokens.weight", False)
+    words_or_hidden(net, x, prefix + "embed_tokens.weight", tied)
+
+
+def gemma(net):
+    """Llama with norms of 1 + weight and a table that is scaled, by what its format holds."""
+    net.offset = 1.0
+    scale = net.parts.embedding_scale(tensors.rounded(net.get("hidden_size") ** 0.5, net.dtype))
+    function = net.get("hidden_act", "gelu_new")
+    llama(net, scale, True, "gelu_new" if function == "gelu" else function)
 
 
 def bert(net):
@@ -275,7 +293,8 @@ def bert_words(net, x, prefix, function, eps, hidden):
 
 
 FAMILIES = {
-    "gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama, "qwen3": llama, "bert": bert,
+    "gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama, "qwen3": llama,
+    "gemma": gemma, "bert": bert,
 }
 
 
@@ -287,12 +306,12 @@ def answer(library, families, parts, request):
     with open(os.path.join(request["model"], "config.json")) as file:
         config = json.load(file)
     weights = tensors.read(os.path.join(request["model"], "model.safetensors"))
-    inputs, returns = tensors.read(request["inputs"]), request["returns"]
+    inputs = tensors.read(request["inputs"])
 
     def run(arrays):
-        net = Net(library, parts, config, arrays, inputs, returns)
+        net = Net(library, parts, config, arrays, inputs, request)
         family(net)
-        asked = [name for name in net.outputs if name in returns or name.startswith("hidden.")]
+        asked = [n for n in net.outputs if n in net.returns or n.startswith("hidden.")]
         return {name: net.outputs[name] for name in asked}
 
     library.dtype = np.dtype(np.float64 if request["dtype"] == "f64" else np.float32)

@@ -385,6 +385,8 @@ FORWARD = {
     "model_token_types_forgotten": (
         family(types=lambda ids, tokens: np.zeros(tokens, int)), ["bert"],
     ),
+    "model_weight_offset_forgotten": (family(norm_offset=lambda offset: 0.0), ["gemma"]),
+    "model_embedding_scale_forgotten": (family(embedding_scale=lambda scale: 1.0), ["gemma"]),
     "model_gelu_by_tanh": (
         family(function=lambda name: FUNCTIONS["gelu_new" if name == "gelu" else name]), ["bert"],
     ),

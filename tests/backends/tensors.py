@@ -51,3 +51,9 @@ def narrowed(array, stored):
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     # To nearest, ties to even.
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def rounded(number, dtype):
+    """A number as the format holds it."""
+    stored = NAMES[dtype]
+    return float(widened(narrowed(np.array([number]), stored), stored)[0])
