@@ -102,10 +102,14 @@ fn json(outcome: &Outcome) -> String {
 
 fn text(backend: &str, outcome: &Outcome) -> String {
     let name = &outcome.backend.name;
+    let vague = outcome.subjects.iter().any(|tally| tally.vague > 0);
     let mut page = match outcome.verdict() {
         Verdict::Agrees => format!("agrees: {name} computes what the reference computes, "),
         Verdict::Disagrees => {
             format!("disagrees: {name} does not compute what the reference does, ")
+        }
+        Verdict::NothingCompared if vague => {
+            format!("nothing compared: rounding may change all that {name} was asked, ")
         }
         Verdict::NothingCompared => {
             format!("nothing compared: {name} did none of what was asked, ")
@@ -127,6 +131,10 @@ fn text(backend: &str, outcome: &Outcome) -> String {
     }
     page += "\n  worst: the largest difference in units of the bound of rounding errors; at most 1 \
              is right\n  tolerance: the smallest absolute one that would pass\n";
+    if vague {
+        page += "  vague: cases beside these whose bound is as large as what is returned; fewer \
+                 with --dtype f64\n";
+    }
     page
 }
 
