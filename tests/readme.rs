@@ -1,8 +1,10 @@
 //! The tables of the README are made from the code: families from what the golden models are
-//! described as, rules from the first sentence of their files.
+//! described as, rules from the first sentence of their files. The two reports that it shows are
+//! what the program says.
 //!
-//! `LEMON_WRITE=1 cargo test --test readme` writes them anew.
+//! `LEMON_WRITE=1 cargo test --test readme` writes the tables anew.
 
+use assert_cmd::Command;
 use lemon_check::checkpoint::Checkpoint;
 use lemon_check::model::convolutional::{ConvNet, describe_convnet, is_convolutional};
 use lemon_check::model::{
@@ -196,4 +198,31 @@ fn the_tables_of_the_readme_are_current() {
     }
     let advice = "LEMON_WRITE=1 cargo test --test readme writes the tables anew";
     assert_eq!(fs::read_to_string(&path).unwrap(), readme, "{advice}");
+}
+
+/// A report without its time, its numbers to three digits: their last ones depend on the processor.
+fn rounded(report: &str) -> Vec<String> {
+    let word = |word: &str| {
+        let plain = word.trim_end_matches([',', ':', ']', ';']);
+        match plain.parse::<f64>() {
+            Ok(number) => format!("{number:.2e}{}", &word[plain.len()..]),
+            Err(_) => word.to_string(),
+        }
+    };
+    let lines = report.trim_end().lines().filter(|line| !line.starts_with("  time "));
+    lines.map(|line| line.split(' ').map(word).collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn the_reports_of_the_readme_are_what_the_program_says() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (expanded, verdict) in [("expanded", "lossless: "), ("broken", "not lossless: ")] {
+        let shown = readme.split("```text\n").find(|block| block.starts_with(verdict)).unwrap();
+        let shown = &shown[..shown.find("```").unwrap()];
+        let mut command = Command::cargo_bin("lemon-check").unwrap();
+        let models = ["source", expanded].map(|name| format!("tests/data/{name}.safetensors"));
+        let output = command.current_dir(root()).args(models).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(rounded(shown), rounded(&said), "{expanded}");
+    }
 }

@@ -19,7 +19,14 @@ pub struct Difference {
     /// The a that minimises |got − a·expected|²: 2.000, 1.414 or 0.500 name a mistake. `None` where
     /// the source returned only zeros.
     pub scale: Option<f64>,
+    /// What that scale leaves of the difference, |got − a·expected| / |got − expected|: 0 where it
+    /// explains all, 1 where it explains nothing or there is no difference or no scale.
+    pub left: f64,
 }
+
+/// A best-fit scale that leaves less of a difference than this explains it: then "multiplied by it"
+/// says what is wrong (dimensionless).
+pub const EXPLAINED: f64 = 0.1;
 
 /// Standard deviation of an output's numbers; where all are equal, their size; never zero unless
 /// all are zero. A logit's absolute size means nothing, since a constant may be added to all of
@@ -61,13 +68,19 @@ impl Difference {
             (0..expected.len()).max_by(|a, b| apart(*a).total_cmp(&apart(*b))).expect("not empty");
         let product: f64 = expected.iter().zip(got).map(|(a, b)| a * b).sum();
         let square: f64 = expected.iter().map(|a| a * a).sum();
+        let scale = (square > 0.0).then(|| product / square);
+        let beside = |scale: f64| -> f64 {
+            expected.iter().zip(got).map(|(a, b)| (b - scale * a).powi(2)).sum()
+        };
+        let left = scale.map_or(1.0, |scale| (beside(scale) / beside(1.0)).sqrt());
         Difference {
             largest: apart(at),
             at,
             expected: expected[at],
             got: got[at],
             relative: Spread::of(expected).units(apart(at)),
-            scale: (square > 0.0).then(|| product / square),
+            scale,
+            left: if left.is_finite() { left } else { 1.0 },
         }
     }
 }
@@ -85,6 +98,16 @@ mod tests {
     #[test]
     fn a_doubled_output_has_a_best_fit_scale_of_two() {
         assert_eq!(Difference::between(&[1.0, -3.0], &[2.0, -6.0]).scale, Some(2.0));
+    }
+
+    #[test]
+    fn a_scale_explains_only_what_it_leaves_nothing_of() {
+        let left = |got: &[f64]| Difference::between(&[1.0, -3.0, 2.0], got).left;
+        assert_eq!(left(&[2.0, -6.0, 4.0]), 0.0);
+        assert!((0.01..EXPLAINED).contains(&left(&[2.0, -6.0, 4.1])));
+        assert!(left(&[1.0, -6.0, 2.0]) > EXPLAINED);
+        assert_eq!(left(&[1.0, -3.0, 2.0]), 1.0);
+        assert_eq!(Difference::between(&[0.0], &[1.0]).left, 1.0);
     }
 
     #[test]

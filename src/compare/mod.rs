@@ -13,7 +13,7 @@
 mod difference;
 mod image;
 
-pub use difference::{Difference, Spread};
+pub use difference::{Difference, EXPLAINED, Spread};
 pub use image::Image;
 
 /// How many times larger than the measured storage noise a difference must be to refute.

@@ -86,8 +86,12 @@ pub enum WitnessSummary {
         noise: f64,
         /// The a that minimises |expanded − a·source|².
         best_fit_scale: Option<f64>,
+        /// What that scale leaves of the difference, |expanded − a·source| / |expanded − source|:
+        /// below [`EXPLAINED`](crate::compare::EXPLAINED) the text says that the expanded outputs
+        /// are so many times the source's.
+        left_by_best_fit: f64,
         /// The commands that show it.
-        replay: [String; 2],
+        replay: Box<[String; 2]>,
     },
     /// Many inputs for which no matrix maps the source's hidden channels to the expanded model's.
     NoLinearMap {
@@ -134,7 +138,10 @@ impl WitnessSummary {
                     relative: difference.relative,
                     noise: *noise,
                     best_fit_scale: difference.scale,
-                    replay: [&check.source, &check.expanded].map(|model| replay(model, probe)),
+                    left_by_best_fit: difference.left,
+                    replay: Box::new(
+                        [&check.source, &check.expanded].map(|model| replay(model, probe)),
+                    ),
                 }
             }
             Witness::NoLinearMap { output, inputs, rows, channel, residual, noise, relative } => {

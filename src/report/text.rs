@@ -3,10 +3,11 @@
 //! For a failure in this order: the verdict; rule and tensor; where; expected, got and the
 //! difference in units of rounding; the likely cause; a witness; how to replay it.
 
-use super::wording::{count, figure, full, plural};
+use super::wording::{count, factor, figure, full, plural};
 use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
 use crate::check::{Detail, EpsLimit, Evidence, Verdict};
+use crate::compare::EXPLAINED;
 use crate::error::printable;
 
 /// Maps, further failures and unknowns that are listed; JSON has them all.
@@ -249,6 +250,7 @@ fn witness(witness: &WitnessSummary, lines: &mut Lines) {
             relative,
             noise,
             best_fit_scale,
+            left_by_best_fit,
             replay,
             ..
         } => {
@@ -265,8 +267,16 @@ fn witness(witness: &WitnessSummary, lines: &mut Lines) {
             lines.add("", format!("source {}, expanded {}", full(*source), full(*expanded)));
             let (part, noise) = (figure(*relative), figure(difference / noise));
             lines.add("", format!("{part} of the output's spread, {noise} times storage noise"));
-            if let Some(scale) = best_fit_scale.filter(|scale| (scale - 1.0).abs() > 5e-4) {
-                lines.add("", format!("the best-fit scale of the whole output is {scale:.4}"));
+            if let Some(scale) = best_fit_scale.filter(|_| *left_by_best_fit < EXPLAINED) {
+                let left = figure(*left_by_best_fit);
+                lines.add(
+                    "",
+                    format!(
+                        "the expanded outputs are {} times the source's, which leaves {left} of \
+                         the difference",
+                        factor(scale)
+                    ),
+                );
             }
             lines.add("replay", &replay[0]);
             lines.add("", &replay[1]);

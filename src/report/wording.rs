@@ -16,6 +16,15 @@ pub(super) fn figure(number: f64) -> String {
     format!("{number:.digits$}")
 }
 
+/// A factor to four digits, or as what it differs from 1 by: `1.414`, `1 + 2.0e-5`.
+pub(super) fn factor(number: f64) -> String {
+    let off = number - 1.0;
+    match off.abs() < 1e-3 {
+        true => format!("1 {} {}", if off < 0.0 { '-' } else { '+' }, figure(off.abs())),
+        false => format!("{number:.4}"),
+    }
+}
+
 /// A number in full, as it reads back; [`f64::MAX`] stands for no limit.
 pub(super) fn full(number: f64) -> String {
     let size = number.abs();
@@ -54,6 +63,12 @@ mod tests {
     fn figures_keep_three_digits() {
         let shown = [0.0, 35.0, 1.15470, 0.0012345, 1.23e-9, 123456.7].map(figure);
         assert_eq!(shown, ["0", "35", "1.15", "0.00123", "1.2e-9", "1.2e5"]);
+    }
+
+    #[test]
+    fn factors_near_one_say_by_how_much() {
+        assert_eq!([2.0, 1.29099, -0.5].map(factor), ["2.0000", "1.2910", "-0.5000"]);
+        assert_eq!([1.00002, 0.9995].map(factor), ["1 + 2.0e-5", "1 - 5.0e-4"]);
     }
 
     #[test]
