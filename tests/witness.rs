@@ -1,11 +1,13 @@
-//! The inputs that show a difference, and by what factor; and a check without a search for them.
+//! The inputs that show a difference: that they are short, and say by what factor; and a check
+//! without a search for them.
 
 use assert_cmd::Command;
-use lemon_check::check::check;
-use lemon_check::checkpoint::Checkpoint;
-use lemon_check::model::{Step, describe};
+use lemon_check::check::{Witness, check};
+use lemon_check::checkpoint::{Checkpoint, Dtype};
+use lemon_check::forward::Input;
+use lemon_check::model::{Model, Step, describe};
 use lemon_check::report::{Demands, Report};
-use lemon_check::testing::Editor;
+use lemon_check::testing::{Architecture, Editor, Models, Mutant, SourceCase, WeightStyle};
 use serde_json::Value;
 
 const SOURCE: &str = "tests/data/source.safetensors";
@@ -39,6 +41,69 @@ fn a_proof_needs_no_witness() {
     let expanded = "tests/data/expanded.safetensors";
     let (code, report) = report(expanded, &["--witness", "none"]);
     assert_eq!((code, &report["verdict"]), (Some(0), &"lossless".into()));
+}
+
+/// A random pair in f64.
+fn pair(architecture: Architecture, seed: u64) -> Models {
+    let adjust = |source: &mut SourceCase| {
+        source.dtype = Dtype::F64;
+        source.weights = WeightStyle::Random;
+    };
+    Models::random(architecture, seed, adjust).unwrap()
+}
+
+/// Witnesses of a change in random pairs that have fixed outputs, with the source.
+fn inputs(architecture: Architecture, mutant: Mutant) -> Vec<(Model, Input)> {
+    let mut found = Vec::new();
+    for seed in 0..12 {
+        let models = pair(architecture, seed);
+        // A norm over a single channel returns its sign: some tokens show nothing.
+        if models.source_model.sizes.hidden == 1 {
+            continue;
+        }
+        let Some(mutated) = mutant.apply(&models.pair(), seed).unwrap() else { continue };
+        let check = check(&models.source, &mutated.checkpoint, &|_, _| ()).unwrap();
+        if let Some(Witness::Outputs { probe, .. }) = check.witness {
+            found.push((models.source_model, probe.input));
+        }
+    }
+    assert!(found.len() > 2, "{} witnesses", found.len());
+    found
+}
+
+/// Whether the head reads the token table.
+fn is_tied(model: &Model) -> bool {
+    let table = &model.embedding.tables[0].lens;
+    let steps = model.outputs.iter().flat_map(|output| &output.steps);
+    let mut linears = steps.filter_map(|step| match step {
+        Step::Linear(linear) => Some(&linear.weight),
+        _ => None,
+    });
+    linears.any(|weight| weight == table)
+}
+
+#[test]
+fn a_wrong_row_of_a_table_is_shown_by_a_single_token() {
+    for (model, input) in inputs(Architecture::Llama, Mutant::TokenRowOverwritten) {
+        let Input::Tokens { ids, .. } = input else { panic!("{input:?}") };
+        assert_eq!(ids.len(), 1, "{ids:?}");
+        // A tied head shows the row on any input.
+        let last = model.embedding.tables[0].lens.rows() - 1;
+        assert!(ids[0] == last || is_tied(&model), "{ids:?}");
+    }
+    for (_, input) in inputs(Architecture::T5, Mutant::TokenRowOverwritten) {
+        let Input::Pair { ids, decoder_ids, .. } = input else { panic!("{input:?}") };
+        assert_eq!((ids.len(), decoder_ids.len()), (1, 1), "{ids:?} {decoder_ids:?}");
+    }
+}
+
+#[test]
+fn a_lost_window_is_shown_by_few_tokens_and_most_of_them_are_alike() {
+    for (_, input) in inputs(Architecture::Mistral, Mutant::WindowLost) {
+        let Input::Tokens { ids, .. } = input else { panic!("{input:?}") };
+        let others = ids.iter().filter(|id| **id != ids[0]).count();
+        assert!(ids.len() <= 16 && others <= 3, "{ids:?}");
+    }
 }
 
 /// What is said of the source against itself, with other factors on the weight and the bias of the

@@ -12,6 +12,7 @@ mod eps;
 mod image_map;
 mod probes;
 mod sample;
+mod shorten;
 mod witness;
 
 pub use convolutional::CONVNET_PIXELS;
@@ -187,8 +188,8 @@ fn doubt(
     found: &mut witness::Search,
     (source, expanded): (sample::Described, sample::Described),
 ) -> Result<()> {
-    let search = witness::outputs(source, expanded, &[], sample::DOUBT_LIMIT)?;
-    if search.witness.is_none() {
+    let tried = witness::outputs(source, expanded, &[], sample::DOUBT_LIMIT)?;
+    if tried.shown.is_none() {
         return Ok(());
     }
     certificate.unknown.push(Unknown {
@@ -198,7 +199,7 @@ fn doubt(
                  explains: please report this pair"
                 .into(),
     });
-    (found.inputs, found.resolution) = (search.inputs, search.resolution);
+    (found.inputs, found.resolution) = (tried.inputs, tried.resolution);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::probes::Probe;
 use crate::checkpoint::Checkpoint;
+use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
 use crate::error::Result;
 use crate::forward::{self, Input, Outputs, Perturbation, Weights};
 use crate::model::{Model, Op};
@@ -49,6 +50,52 @@ impl Side {
     }
 }
 
+/// How one output of one input compares.
+pub(super) struct Compared {
+    /// Row (position) of the largest difference.
+    pub row: usize,
+    /// Channel (word, class) of the largest difference.
+    pub channel: usize,
+    pub difference: Difference,
+    /// How far the rounding of both models' weights moves the output, in its own units.
+    pub noise: f64,
+    /// What a difference must exceed to be more than rounding explains, in the same units.
+    threshold: f64,
+    spread: Spread,
+}
+
+impl Compared {
+    /// Compares output `output` of input `input`.
+    pub fn of((source, expanded): &(Side, Side), input: usize, output: usize) -> Self {
+        let expected = meaningful(&source.exact[input], output);
+        let difference =
+            Difference::between(&expected, &meaningful(&expanded.exact[input], output));
+        let noise = source.noise(input, output) + expanded.noise(input, output);
+        let size = expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+        let values = &source.exact[input].outputs[output];
+        let channels = values.values.ncols();
+        let mut rows = (0..values.values.nrows()).filter(|row| values.meaningful[*row]);
+        Compared {
+            row: rows.nth(difference.at / channels).expect("compared rows are meaningful"),
+            channel: difference.at % channels,
+            threshold: NOISE_FACTOR * noise + COMPUTING_FLOOR * size,
+            spread: Spread::of(&expected),
+            difference,
+            noise,
+        }
+    }
+
+    /// Whether it differs by more than rounding explains.
+    pub fn differs(&self) -> bool {
+        self.difference.largest > self.threshold
+    }
+
+    /// The smallest error of the output, relative to its spread, that would differ.
+    pub fn resolution(&self) -> f64 {
+        self.spread.units(self.threshold)
+    }
+}
+
 /// The meaningful numbers of one output, row by row.
 pub(super) fn meaningful(outputs: &Outputs<f64>, output: usize) -> Vec<f64> {
     let output = &outputs.outputs[output];
@@ -83,18 +130,49 @@ fn cost_of_pairs((_, model): Described) -> f64 {
     heads.sum()
 }
 
+/// Operations of [`Side::run`] on both models for each position and for each pair of positions.
+fn costs(source: Described, expanded: Described) -> (f64, f64) {
+    let each = PASSES * (cost(source, 1) + cost(expanded, 1));
+    (each, PASSES * (cost_of_pairs(source) + cost_of_pairs(expanded)))
+}
+
 /// Positions of the longest input on which both models can be run by [`Side::run`] in so many
 /// `operations`.
 pub(super) fn longest(source: Described, expanded: Described, operations: f64) -> usize {
-    let each = PASSES * (cost(source, 1) + cost(expanded, 1));
-    let pairs = PASSES * (cost_of_pairs(source) + cost_of_pairs(expanded));
+    let (each, pairs) = costs(source, expanded);
     // pairs·n² + each·n = operations
     (2.0 * operations / (each + (each * each + 4.0 * pairs * operations).sqrt())) as usize
+}
+
+/// Positions on which a model computes in about the time that it takes to read its weights.
+const READING: f64 = 16.0;
+
+/// Operations of running both models by [`Side::run`] on as many of `inputs` of so many positions,
+/// from the first on, as can be run in so many `operations`; and how many these are.
+pub(super) fn affordable(
+    (source, expanded): (Described, Described),
+    inputs: impl Iterator<Item = usize>,
+    operations: f64,
+) -> (usize, f64) {
+    let (each, pairs) = costs(source, expanded);
+    let (mut count, mut spent) = (0, READING * each);
+    for positions in inputs {
+        let positions = positions as f64;
+        let more = positions * (each + pairs * positions);
+        if spent + more > operations {
+            break;
+        }
+        (count, spent) = (count + 1, spent + more);
+    }
+    (count, spent)
 }
 
 /// More operations are not spent on a search: at 20 to 40 thousand million a second, about two
 /// minutes.
 pub(super) const OPERATIONS_LIMIT: f64 = 3e12;
+
+/// More are not spent on making an input short that shows a difference: about ten seconds.
+pub(super) const SHORTENING_LIMIT: f64 = 3e11;
 
 /// As [`OPERATIONS_LIMIT`], where equations prove that nothing is to be found: about a second.
 pub(super) const DOUBT_LIMIT: f64 = 3e10;

@@ -2,15 +2,21 @@
 
 use super::image_map;
 use super::probes::{LONG, Probe, probes};
-use super::sample::{Described, OPERATIONS_LIMIT, Side, cost, larger, longest, meaningful};
+use super::sample::{
+    Compared, Described, OPERATIONS_LIMIT, SHORTENING_LIMIT, Side, cost, larger, longest,
+    meaningful,
+};
+use super::shorten::shorten;
 use crate::certify::Failure;
-use crate::compare::{COMPUTING_FLOOR, Difference, NOISE_FACTOR, Spread};
+use crate::compare::Difference;
 use crate::error::Result;
+use crate::model::Model;
 
 /// Inputs that show that two models differ.
 #[derive(Clone, Debug)]
 pub enum Witness {
-    /// One input for which an output with fixed channels differs.
+    /// One input for which an output with fixed channels differs: a short one, if it was easy to
+    /// shorten.
     Outputs {
         /// What both models read.
         probe: Box<Probe>,
@@ -69,7 +75,8 @@ pub(super) struct Search {
     pub inputs: usize,
 }
 
-/// Runs both models in f64 on inputs that reach the `failures`, and on random ones.
+/// Runs both models in f64 on inputs that reach the `failures`, and on random ones, and makes
+/// short what shows a difference.
 ///
 /// # Errors
 /// If a weight cannot be read or an output overflows.
@@ -78,14 +85,30 @@ pub(super) fn search(
     expanded: Described,
     failures: &[Failure],
 ) -> Result<Search> {
-    let mut search = outputs(source, expanded, failures, OPERATIONS_LIMIT)?;
-    if search.witness.is_none() && source.1.outputs.iter().any(|output| !output.fixed) {
+    let Tried { shown, resolution, inputs } =
+        outputs(source, expanded, failures, OPERATIONS_LIMIT)?;
+    let mut search = Search { witness: None, resolution, inputs };
+    if let Some(shown) = shown {
+        let shown = shorten((source, expanded), shown, SHORTENING_LIMIT)?;
+        search.witness = Some(shown.witness(source.1));
+    } else if source.1.outputs.iter().any(|output| !output.fixed) {
         let fitted = image_map::search(source, expanded, failures)?;
         search.inputs += fitted.inputs;
         search.resolution = larger(search.resolution, fitted.resolution);
         search.witness = fitted.witness;
     }
     Ok(search)
+}
+
+/// What comparing fixed outputs came to.
+#[derive(Default)]
+pub(super) struct Tried {
+    /// The shortest input that shows a difference.
+    pub shown: Option<Shown>,
+    /// As [`super::Check::forward_resolution`].
+    pub resolution: Option<f64>,
+    /// How many inputs were run.
+    pub inputs: usize,
 }
 
 /// Like [`search`], in fixed outputs alone; long inputs are tried where so many `operations`
@@ -98,51 +121,48 @@ pub(super) fn outputs(
     expanded: Described,
     failures: &[Failure],
     operations: f64,
-) -> Result<Search> {
-    let mut search = Search::default();
-    if source.1.outputs.iter().any(|output| output.fixed) {
-        let small = [source, expanded].iter().all(|model| cost(*model, 1) <= SMALL);
-        let more = if small && !failures.is_empty() { MORE } else { 0 };
-        let most = longest(source, expanded, operations).max(LONG);
-        let probes = probes(source.1, failures, more, most);
-        let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
-        search.inputs += probes.len();
-        for (index, probe) in probes.iter().enumerate() {
-            compare(source, &sides, (index, probe), &mut search);
+) -> Result<Tried> {
+    let mut tried = Tried::default();
+    if !source.1.outputs.iter().any(|output| output.fixed) {
+        return Ok(tried);
+    }
+    let small = [source, expanded].iter().all(|model| cost(*model, 1) <= SMALL);
+    let more = if small && !failures.is_empty() { MORE } else { 0 };
+    let most = longest(source, expanded, operations).max(LONG);
+    let probes = probes(source.1, failures, more, most);
+    let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
+    tried.inputs = probes.len();
+    for (index, probe) in probes.iter().enumerate() {
+        let fixed = source.1.outputs.iter().enumerate().filter(|(_, output)| output.fixed);
+        for (output, _) in fixed {
+            let compared = Compared::of(&sides, index, output);
+            tried.resolution = larger(tried.resolution, Some(compared.resolution()));
+            if compared.differs() && tried.shown.is_none() {
+                tried.shown = Some(Shown { probe: probe.clone(), output, compared });
+            }
         }
     }
-    Ok(search)
+    Ok(tried)
 }
 
-/// Compares the fixed outputs of one input. The first witness stays: the shortest input.
-fn compare(
-    source: Described,
-    (small, large): &(Side, Side),
-    (index, probe): (usize, &Probe),
-    search: &mut Search,
-) {
-    for (o, output) in source.1.outputs.iter().enumerate().filter(|(_, o)| o.fixed) {
-        let expected = meaningful(&small.exact[index], o);
-        let got = meaningful(&large.exact[index], o);
-        let difference = Difference::between(&expected, &got);
-        let noise = small.noise(index, o) + large.noise(index, o);
-        let size = expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-        let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * size;
-        let resolution = Spread::of(&expected).units(threshold);
-        search.resolution = larger(search.resolution, Some(resolution));
-        if difference.largest > threshold && search.witness.is_none() {
-            let values = &small.exact[index].outputs[o];
-            let channels = values.values.ncols();
-            let rows: Vec<usize> =
-                (0..values.values.nrows()).filter(|row| values.meaningful[*row]).collect();
-            search.witness = Some(Witness::Outputs {
-                probe: Box::new(probe.clone()),
-                output: output.name,
-                row: rows[difference.at / channels],
-                channel: difference.at % channels,
-                difference,
-                noise,
-            });
+/// An input that shows a difference.
+pub(super) struct Shown {
+    pub probe: Probe,
+    /// The number of the output.
+    pub output: usize,
+    pub compared: Compared,
+}
+
+impl Shown {
+    fn witness(self, model: &Model) -> Witness {
+        let Shown { probe, output, compared } = self;
+        Witness::Outputs {
+            probe: Box::new(probe),
+            output: model.outputs[output].name,
+            row: compared.row,
+            channel: compared.channel,
+            difference: compared.difference,
+            noise: compared.noise,
         }
     }
 }
