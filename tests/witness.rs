@@ -1,5 +1,5 @@
-//! The inputs that show a difference: that they are short, and say by what factor; and a check
-//! without a search for them.
+//! The inputs that show a difference: that they are short, say where the models part and by what
+//! factor; and a check without a search for them.
 
 use assert_cmd::Command;
 use lemon_check::check::{Witness, check};
@@ -8,7 +8,7 @@ use lemon_check::forward::Input;
 use lemon_check::model::{Model, Step, describe};
 use lemon_check::report::{Demands, Report};
 use lemon_check::testing::{Architecture, Editor, Models, Mutant, SourceCase, WeightStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SOURCE: &str = "tests/data/source.safetensors";
 
@@ -104,6 +104,16 @@ fn a_lost_window_is_shown_by_few_tokens_and_most_of_them_are_alike() {
         let others = ids.iter().filter(|id| **id != ids[0]).count();
         assert!(ids.len() <= 16 && others <= 3, "{ids:?}");
     }
+}
+
+#[test]
+fn a_witness_says_in_which_layer_the_models_part() {
+    let (_, found) = report("tests/data/broken.safetensors", &[]);
+    let diverges = &found["witness"]["diverges"];
+    assert_eq!((&diverges["at"], &diverges["layer"]), (&json!("layer"), &json!(1)));
+    assert_eq!(diverges["source_layer"], 1);
+    let (source, text) = (Checkpoint::open(SOURCE.as_ref(), None).unwrap(), "agree up to there");
+    assert!(scaled_output(&source, 1.0, 0.5).contains(text));
 }
 
 /// What is said of the source against itself, with other factors on the weight and the bias of the

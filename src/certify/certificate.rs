@@ -1,5 +1,6 @@
 //! What a certificate says: maps, equations, failures, and what could not be judged.
 
+use super::junction::Junction;
 use serde::Serialize;
 
 /// The outcome of holding every equation against the weights of two models.
@@ -24,6 +25,10 @@ pub struct Certificate {
     pub failures: Vec<Failure>,
     /// What could not be judged, each a reason to be undecided.
     pub unknown: Vec<Unknown>,
+    /// Where the residual streams correspond, in network order, of an encoder–decoder the
+    /// decoder's; empty where no map between them was found.
+    #[serde(skip)]
+    pub junctions: Vec<Junction>,
 }
 
 impl Certificate {

@@ -41,6 +41,7 @@ mod floors;
 mod frequencies;
 mod head_norm;
 mod inputs;
+mod junction;
 mod layer_scale;
 mod map;
 mod ops;
@@ -64,6 +65,7 @@ mod words;
 pub use bounded::UNITS;
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};
 pub use convolutional::certify_convnets;
+pub use junction::Junction;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -178,7 +180,7 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
             // They are told; the decoder has notes of its own.
             held.notes = Default::default();
             ledger.append(held);
-            let Some(found) = found else { return Ok(()) };
+            let Some((found, _)) = found else { return Ok(()) };
             encoded = found;
             let norms = (Some(&a.norm), Some(&b.norm));
             let Some(readers) = reader::readers((source, expanded), &encoded, norms)? else {
@@ -198,7 +200,8 @@ fn hold_all(source: &Side, expanded: &Side, ledger: &mut Ledger) -> Result<()> {
         embeddings: (&s.embedding, &t.embedding),
         layers: (&s.layers, &t.layers),
     };
-    let Some(map) = stack.hold(&network, ledger)? else { return Ok(()) };
+    let Some((map, junctions)) = stack.hold(&network, ledger)? else { return Ok(()) };
+    ledger.certificate.junctions = junctions;
     if s.outputs.len() != t.outputs.len() {
         ledger.unknown("outputs", "the two models return different things");
     }
@@ -248,8 +251,12 @@ fn norms(model: &Model) -> Vec<&Norm> {
     model.embedding.norm.iter().chain(inner).chain(last).collect()
 }
 
-/// Holds the layers of a stack; gives the map of the stream behind the last.
-fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Result<Map> {
+/// The map of the stream behind the last layer, and all places where the streams correspond.
+type Behind = (Map, Vec<Junction>);
+
+/// Holds the layers of a stack.
+fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Result<Behind> {
+    let first = Junction::first(map.clone(), network.layer_norm);
     let (s, t) = (stack.layers.0.concat(), stack.layers.1.concat());
     let places = places(stack);
     let parallel = |sublayers: &[Sublayer]| sublayers.iter().any(|s| s.branches.len() > 1);
@@ -257,10 +264,10 @@ fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Re
         let reason = "attention and MLP read the same stream in one model alone".into();
         let other = OtherCode { reason, fields: &["use_parallel_residual", "norm_place"] };
         network.other_code(other, "layers", ledger);
-        return Ok(map);
+        return Ok((map, vec![first]));
     }
     if s.iter().chain(&t).any(|sublayer| sublayer.post_norm.is_some()) {
-        return rows::hold(network, map, (&s, &t), &places, ledger);
+        return rows::hold(network, (map, first), (&s, &t), &places, ledger);
     }
     let views = (s.iter().collect::<Vec<_>>(), t.iter().collect::<Vec<_>>());
     let align = || {
@@ -294,9 +301,9 @@ fn layers(network: &Network, map: Map, stack: &Stack, ledger: &mut Ledger) -> Re
         tried.push((pairs, found));
     }
     let best = tried.into_iter().min_by(|(_, a), (_, b)| a.faults().total_cmp(&b.faults()));
-    let (_, found) = best.expect("at least one alignment was tried");
+    let (pairs, found) = best.expect("at least one alignment was tried");
     ledger.append(found);
-    Ok(map)
+    Ok((map, first.along(&pairs)))
 }
 
 /// Numbers of the source times expanded sublayers up to which every pair of sublayers is held.

@@ -7,6 +7,8 @@
 //! γ₂·c·y/sqrt(c²v + ε₂(v + ε₁)) + β₂: what one norm with γ = γ₂·c/sqrt(c² + ε₂) and
 //! ε = ε₁ε₂/(c² + ε₂) would. That one norm is held against the source's.
 
+use super::Behind;
+use super::junction::Junction;
 use super::map::Map;
 use super::side::Side;
 use super::squares::Ledger;
@@ -28,6 +30,13 @@ struct Step<'a> {
     silent: Vec<usize>,
 }
 
+impl Step<'_> {
+    /// The number of sublayers up to its last.
+    fn end(&self) -> usize {
+        1 + self.silent.last().unwrap_or(&self.index)
+    }
+}
+
 /// Norms in a row, as one.
 struct Row {
     /// The last one, with the ε of all.
@@ -38,17 +47,17 @@ struct Row {
     norms: usize,
 }
 
-/// Holds the layers; gives the map of the stream behind the last.
+/// Holds the layers, of which the first reads a stream that is mapped by `first`.
 ///
 /// # Errors
 /// If a tensor cannot be read.
 pub(super) fn hold(
     network: &Network,
-    first: Map,
+    (first, in_front): (Map, Junction),
     (s, t): (&[Sublayer], &[Sublayer]),
     places: &[String],
     ledger: &mut Ledger,
-) -> Result<Map> {
+) -> Result<Behind> {
     let steps = match s.len() == t.len() {
         true => Some((one_each(s), one_each(t))),
         false => steps_of(network, &first, s, false)?.zip(steps_of(network, &first, t, true)?),
@@ -65,9 +74,10 @@ pub(super) fn hold(
                 network.source.model.layers.len()
             ),
         );
-        return Ok(first);
+        return Ok((first, vec![in_front]));
     };
     let mut maps = vec![first];
+    let mut junctions = vec![in_front];
     let mut norms = Vec::new();
     for (i, (a, b)) in s.iter().zip(&t).enumerate() {
         let mut found = Ledger::new();
@@ -80,6 +90,9 @@ pub(super) fn hold(
                 None
             }
         };
+        if let Some(map) = &written {
+            junctions.push(junctions[0].later((a.end(), b.end()), map.clone()));
+        }
         maps.push(written.unwrap_or_else(|| maps[i].clone()));
         norms.push(found);
     }
@@ -102,7 +115,7 @@ pub(super) fn hold(
         ledger.append(sublayer?);
         ledger.append(norm);
     }
-    Ok(maps.pop().expect("at least the first"))
+    Ok((maps.pop().expect("at least the first"), junctions))
 }
 
 /// Holds the norms behind a sublayer; gives the map that they write.

@@ -5,7 +5,7 @@ use super::map::Map;
 use super::squares::Ledger;
 use super::stream::{Factor, Stream, written_map};
 use super::sublayer::{NO_NORM, Network};
-use super::{layers, norms};
+use super::{Behind, layers, norms};
 use crate::error::Result;
 use crate::model::{Embedding, Model, NormKind, Sublayer};
 
@@ -20,7 +20,7 @@ pub(super) struct Stack<'a> {
 impl Stack<'_> {
     /// Holds the embeddings and the layers, and tells what was noted; gives the map of the stream
     /// behind the last layer, if there is one to be found.
-    pub fn hold(&self, network: &Network, ledger: &mut Ledger) -> Result<Option<Map>> {
+    pub fn hold(&self, network: &Network, ledger: &mut Ledger) -> Result<Option<Behind>> {
         let &Network { source, expanded, layer_norm, .. } = network;
         let place = |what: &str| format!("{}{what}", self.name);
         let Some(parts) = discover::parts(self.embeddings.0, self.embeddings.1) else {
@@ -31,7 +31,8 @@ impl Stack<'_> {
         let layers_alone = |model: &Model| norms(model).iter().all(|n| n.kind == NormKind::Layer);
         let kind = if layers_alone(source.model) { NormKind::Layer } else { NormKind::Rms };
         let found = discover::stream_map(source, expanded, &parts, (layer_norm, kind))?;
-        if found.unexplained * 2 > found.map.expanded() {
+        let is_read_off = found.unexplained * 2 <= found.map.expanded();
+        if !is_read_off {
             let reason = format!(
                 "the map of the hidden channels cannot be read off: {} of {} are neither a copy \
                  of a source channel nor the mean nor zero",
@@ -40,7 +41,8 @@ impl Stack<'_> {
             );
             ledger.unknown(place("embedding"), reason);
         }
-        let (mut stream, mut behind, mut held) = self.hold_by(network, found.map, &parts)?;
+        let (mut stream, (mut behind, mut junctions), mut held) =
+            self.hold_by(network, found.map, &parts)?;
         // A factor on what all layers read may be a table's mistake instead: where code multiplies
         // tables, by a number that changes with the width.
         let in_code = parts.iter().any(|part| part.scale.0 != part.scale.1);
@@ -48,7 +50,7 @@ impl Stack<'_> {
             let plain = Map { scale: 1.0, scale_error: 0.0, ..stream.clone() };
             let other = self.hold_by(network, plain, &parts)?;
             if other.2.faults() < held.faults() {
-                (stream, behind, held) = other;
+                (stream, (behind, junctions), held) = other;
             }
         }
         ledger.append(held);
@@ -56,12 +58,19 @@ impl Stack<'_> {
             told.space = place(&told.space);
             ledger.certificate.maps.push(told);
         }
-        Ok(Some(behind))
+        // A map that explains little says nothing about what a model computes by it.
+        junctions.retain(|_| is_read_off);
+        Ok(Some((behind, junctions)))
     }
 
-    /// Holds embeddings and layers by this map of the stream; gives it, and the map behind the last
+    /// Holds embeddings and layers by this map of the stream; gives it, and what is behind the last
     /// layer.
-    fn hold_by(&self, network: &Network, map: Map, parts: &[Part]) -> Result<(Map, Map, Ledger)> {
+    fn hold_by(
+        &self,
+        network: &Network,
+        map: Map,
+        parts: &[Part],
+    ) -> Result<(Map, Behind, Ledger)> {
         let &Network { source, expanded, layer_norm, .. } = network;
         let mut held = Ledger::new();
         Stream { source, expanded, map: &map, layer_norm }.embedding(parts, &mut held)?;

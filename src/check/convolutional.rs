@@ -144,6 +144,7 @@ fn search(source: (&Checkpoint, &ConvNet), expanded: (&Checkpoint, &ConvNet)) ->
                 channel: difference.at,
                 difference,
                 noise,
+                diverges: None,
             });
         }
     }

@@ -8,6 +8,7 @@
 mod compatible;
 mod convolutional;
 mod decide;
+mod divergence;
 mod eps;
 mod image_map;
 mod probes;
@@ -17,6 +18,7 @@ mod witness;
 
 pub use convolutional::CONVNET_PIXELS;
 pub use decide::{Detail, Evidence, Verdict};
+pub use divergence::Divergence;
 pub use eps::EpsLimit;
 pub use probes::{Probe, random_image};
 pub use witness::{Effect, Witness};
@@ -158,7 +160,7 @@ pub fn check_with(
     let mut found = witness::Search::default();
     if !certificate.proves_lossless() {
         if search == WitnessSearch::Find {
-            found = witness::search(pair.0, pair.1, &certificate.failures)?;
+            found = witness::search(pair, &certificate)?;
         }
     } else if subjects.1.weights <= MEASURED_UP_TO {
         effect = witness::effect(pair.0, pair.1)?;

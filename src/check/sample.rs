@@ -145,7 +145,7 @@ pub(super) fn longest(source: Described, expanded: Described, operations: f64) -
 }
 
 /// Positions on which a model computes in about the time that it takes to read its weights.
-const READING: f64 = 16.0;
+const READING: f64 = 32.0;
 
 /// Operations of running both models by [`Side::run`] on as many of `inputs` of so many positions,
 /// from the first on, as can be run in so many `operations`; and how many these are.

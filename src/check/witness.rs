@@ -1,5 +1,6 @@
 //! Searching for inputs on which two models differ.
 
+use super::divergence::{Divergence, divergence};
 use super::image_map;
 use super::probes::{LONG, Probe, probes};
 use super::sample::{
@@ -7,7 +8,7 @@ use super::sample::{
     meaningful,
 };
 use super::shorten::shorten;
-use crate::certify::Failure;
+use crate::certify::{Certificate, Failure};
 use crate::compare::Difference;
 use crate::error::Result;
 use crate::model::Model;
@@ -30,6 +31,8 @@ pub enum Witness {
         difference: Difference,
         /// How far the rounding of both models' weights moves this output, in its own units.
         noise: f64,
+        /// Where the models part on this input, if that can be told.
+        diverges: Option<Divergence>,
     },
     /// Many inputs for which no matrix maps the source's hidden channels to the expanded model's.
     NoLinearMap {
@@ -75,22 +78,27 @@ pub(super) struct Search {
     pub inputs: usize,
 }
 
-/// Runs both models in f64 on inputs that reach the `failures`, and on random ones, and makes
-/// short what shows a difference.
+/// Runs both models in f64 on inputs that reach what fails, and on random ones; makes short what
+/// shows a difference, and finds where the models part on it.
 ///
 /// # Errors
 /// If a weight cannot be read or an output overflows.
 pub(super) fn search(
-    source: Described,
-    expanded: Described,
-    failures: &[Failure],
+    (source, expanded): (Described, Described),
+    certificate: &Certificate,
 ) -> Result<Search> {
+    let failures = &certificate.failures;
     let Tried { shown, resolution, inputs } =
         outputs(source, expanded, failures, OPERATIONS_LIMIT)?;
     let mut search = Search { witness: None, resolution, inputs };
     if let Some(shown) = shown {
-        let shown = shorten((source, expanded), shown, SHORTENING_LIMIT)?;
-        search.witness = Some(shown.witness(source.1));
+        let pair = (source, expanded);
+        let shown = shorten(pair, shown, SHORTENING_LIMIT)?;
+        // Beside something unknown, the maps of the stream may be none.
+        let known = certificate.unknown.is_empty();
+        let junctions = if known { &certificate.junctions[..] } else { &[] };
+        let diverges = divergence(pair, junctions, &shown.probe)?;
+        search.witness = Some(shown.witness(source.1, diverges));
     } else if source.1.outputs.iter().any(|output| !output.fixed) {
         let fitted = image_map::search(source, expanded, failures)?;
         search.inputs += fitted.inputs;
@@ -154,7 +162,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    fn witness(self, model: &Model) -> Witness {
+    fn witness(self, model: &Model, diverges: Option<Divergence>) -> Witness {
         let Shown { probe, output, compared } = self;
         Witness::Outputs {
             probe: Box::new(probe),
@@ -163,6 +171,7 @@ impl Shown {
             channel: compared.channel,
             difference: compared.difference,
             noise: compared.noise,
+            diverges,
         }
     }
 }

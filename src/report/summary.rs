@@ -1,7 +1,7 @@
 //! The parts of a report that describe models and witnesses.
 
 use super::shell_path;
-use crate::check::{Check, Effect, Probe, Subject, Witness};
+use crate::check::{Check, Divergence, Effect, Probe, Subject, Witness};
 use crate::forward::Input;
 use crate::model::Sizes;
 use serde::Serialize;
@@ -90,6 +90,9 @@ pub enum WitnessSummary {
         /// below [`EXPLAINED`](crate::compare::EXPLAINED) the text says that the expanded outputs
         /// are so many times the source's.
         left_by_best_fit: f64,
+        /// Where on the way to the output the models part on this input; `null` where that cannot
+        /// be told.
+        diverges: Option<Divergence>,
         /// The commands that show it.
         replay: Box<[String; 2]>,
     },
@@ -115,7 +118,7 @@ pub enum WitnessSummary {
 impl WitnessSummary {
     pub(super) fn new(witness: &Witness, check: &Check) -> Self {
         match witness {
-            Witness::Outputs { probe, output, row, channel, difference, noise } => {
+            Witness::Outputs { probe, output, row, channel, difference, noise, diverges } => {
                 let (ids, types, positions, decoder_ids) = match &probe.input {
                     Input::Tokens { ids, types, positions, .. } => {
                         (Some(ids.clone()), types.clone(), positions.clone(), None)
@@ -139,6 +142,7 @@ impl WitnessSummary {
                     noise: *noise,
                     best_fit_scale: difference.scale,
                     left_by_best_fit: difference.left,
+                    diverges: *diverges,
                     replay: Box::new(
                         [&check.source, &check.expanded].map(|model| replay(model, probe)),
                     ),

@@ -1,12 +1,13 @@
 //! The view for people.
 //!
 //! For a failure in this order: the verdict; rule and tensor; where; expected, got and the
-//! difference in units of rounding; the likely cause; a witness; how to replay it.
+//! difference in units of rounding; the likely cause; a witness; where the models part on it; how
+//! to replay it.
 
 use super::wording::{count, factor, figure, full, plural};
 use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
-use crate::check::{Detail, EpsLimit, Evidence, Verdict};
+use crate::check::{Detail, Divergence, EpsLimit, Evidence, Verdict};
 use crate::compare::EXPLAINED;
 use crate::error::printable;
 
@@ -251,6 +252,7 @@ fn witness(witness: &WitnessSummary, lines: &mut Lines) {
             noise,
             best_fit_scale,
             left_by_best_fit,
+            diverges,
             replay,
             ..
         } => {
@@ -278,6 +280,9 @@ fn witness(witness: &WitnessSummary, lines: &mut Lines) {
                     ),
                 );
             }
+            if let Some(diverges) = diverges {
+                lines.add("diverges", divergence(diverges));
+            }
             lines.add("replay", &replay[0]);
             lines.add("", &replay[1]);
         }
@@ -296,6 +301,22 @@ fn witness(witness: &WitnessSummary, lines: &mut Lines) {
             lines.add("", format!("the best leaves {part} of it, {noise} times storage noise"));
             lines.add("replay", "run the same command again: the inputs are always the same");
         }
+    }
+}
+
+/// Where the models part, in words.
+fn divergence(divergence: &Divergence) -> String {
+    let by = |relative: &f64| format!("by {} of the stream's spread", figure(*relative));
+    match divergence {
+        Divergence::Embedding { relative } => format!("in the embedding: {}", by(relative)),
+        Divergence::Layer { layer, source_layer, relative } => {
+            let behind = match source_layer {
+                Some(source) => format!("layer {source}"),
+                None => "embedding".to_string(),
+            };
+            format!("in layer {layer}, held against the source's {behind}: {}", by(relative))
+        }
+        Divergence::Outputs => "behind the last layer: the streams agree up to there".to_string(),
     }
 }
 
