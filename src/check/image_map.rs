@@ -1,7 +1,7 @@
 //! A witness for outputs that are hidden channels: no linear map explains them.
 
-use super::probes::{Probe, many};
-use super::sample::{Described, OPERATIONS_LIMIT, PASSES, Side, cost, larger, stacked};
+use super::probes::many;
+use super::sample::{Described, OPERATIONS_LIMIT, PASSES, Side, cost, larger, longest, stacked};
 use super::witness::Witness;
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Image, NOISE_FACTOR};
@@ -40,8 +40,11 @@ pub(super) fn search(
         if outputs.is_empty() || fitted.witness.is_some() {
             continue;
         }
-        let probes = inputs(source.1, failures, first);
-        let tokens = probes.len() * positions(source.1, if first { FIRST_LENGTH } else { LENGTH });
+        let length = if first { FIRST_LENGTH } else { LENGTH };
+        let count = inputs(source.1, length, first);
+        let most = longest(source, expanded, OPERATIONS_LIMIT / count as f64).max(4 * length);
+        let probes = many(source.1, failures, count, (length, most));
+        let tokens = count * positions(source.1, length);
         let operations = PASSES * (cost(source, tokens) + cost(expanded, tokens));
         if operations > OPERATIONS_LIMIT {
             continue;
@@ -72,13 +75,11 @@ fn positions(model: &Model, length: usize) -> usize {
     }
 }
 
-/// As many inputs as give the rows that are needed. Some that reach a failure are shorter, so a
-/// few more are made.
-fn inputs(model: &Model, failures: &[Failure], first: bool) -> Vec<Probe> {
-    let length = if first { FIRST_LENGTH } else { LENGTH };
+/// How many inputs give the rows that are needed. Some that reach a failure are shorter, so they
+/// are a few more.
+fn inputs(model: &Model, length: usize, first: bool) -> usize {
     let rows = if first { 1 } else { positions(model, length).div_ceil(2) };
-    let count = Image::rows_needed(model.sizes.hidden).div_ceil(rows);
-    many(model, failures, count, length)
+    Image::rows_needed(model.sizes.hidden).div_ceil(rows)
 }
 
 struct Fit {

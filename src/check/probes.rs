@@ -30,6 +30,14 @@ impl Probe {
         Probe { input: Input::Tokens { ids, mask: None, types, positions }, image_seed: None }
     }
 
+    /// Has the ids begin with this one.
+    fn beginning_with(mut self, id: usize) -> Self {
+        if let Input::Tokens { ids, .. } = &mut self.input {
+            ids[0] = id;
+        }
+        self
+    }
+
     /// Has an encoder read random ids, as many as the decoder reads: `ids` of the probe.
     fn behind_encoder(self, writer: &Writer, rng: &mut ChaCha8Rng) -> Self {
         match self.input {
@@ -80,7 +88,8 @@ fn smallest_window(model: &Model) -> Option<usize> {
 
 /// A few inputs and `more`, the shortest first: what reaches `failures`, a single token, several
 /// tokens, more tokens than a window has; for image models random images. None has more than
-/// `most` tokens.
+/// `most` tokens. Those that are more begin with words from all over the vocabulary: what comes
+/// first is seen by all others, and may be all that a neuron answers to.
 pub(super) fn probes(model: &Model, failures: &[Failure], more: usize, most: usize) -> Vec<Probe> {
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {
@@ -105,13 +114,21 @@ pub(super) fn probes(model: &Model, failures: &[Failure], more: usize, most: usi
     }
     let mut probes = vec![writer.random(1, &mut rng), writer.random(4, &mut rng)];
     probes.extend(reaches.into_iter().filter_map(|reach| writer.reaching(reach, 8, &mut rng)));
-    probes.extend((0..1 + more).map(|_| writer.random(LONGEST, &mut rng)));
+    probes.push(writer.random(LONGEST, &mut rng));
+    let words = (0..more).map(|index| index * writer.vocabulary / more);
+    probes.extend(words.map(|word| writer.random(LONGEST, &mut rng).beginning_with(word)));
     probes.extend(smallest_window(model).and_then(|window| writer.longer(window, &mut rng)));
     probes.into_iter().map(|probe| probe.behind_encoder(&writer, &mut rng)).collect()
 }
 
-/// At least `count` inputs of `length` tokens, half of them reaching a failure; or as many images.
-pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: usize) -> Vec<Probe> {
+/// At least `count` inputs of `length` tokens, half of them reaching a failure or past a window, of
+/// up to `most` tokens where only longer ones do; or as many images.
+pub(super) fn many(
+    model: &Model,
+    failures: &[Failure],
+    count: usize,
+    (length, most): (usize, usize),
+) -> Vec<Probe> {
     let writer = match model.embedding.input {
         Expected::Image { channels, height, width, .. } => {
             let shape = [channels, height, width];
@@ -120,14 +137,15 @@ pub(super) fn many(model: &Model, failures: &[Failure], count: usize, length: us
         Expected::Tokens { vocabulary, positions, types } => Writer {
             vocabulary,
             longest: positions.unwrap_or(length).min(length),
-            most: 4 * length,
+            most,
             table: positions,
             types,
             has_encoder: model.encoder.is_some(),
         },
     };
     let mut rng = generator(1);
-    let reaches: Vec<Reach> = failures.iter().take(FAILURES).map(|f| f.reach).collect();
+    let mut reaches: Vec<Reach> = failures.iter().take(FAILURES).map(|f| f.reach).collect();
+    reaches.extend(smallest_window(model).map(Reach::Longer));
     let mut next = reaches.iter().cycle();
     (0..count)
         .map(|index| {
