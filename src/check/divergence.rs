@@ -57,6 +57,11 @@ pub(super) fn divergence(
         let places = (at(&small, junction.source), at(&large, junction.expanded));
         let (Some(i), Some(j)) = places else { continue };
         if let Some(relative) = differs(&sides, junction, (i, j)) {
+            // Behind a layer that the source alone has: the expanded stream was right here, and
+            // is wrong behind the next layer that should have done the same.
+            if last.is_some_and(|(_, before)| before == j) {
+                continue;
+            }
             return Ok(Some(match j.checked_sub(1) {
                 None => Divergence::Embedding { relative },
                 Some(layer) => {
