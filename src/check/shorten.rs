@@ -24,7 +24,7 @@ const KEPT: f64 = 0.1;
 /// Up to so many tokens each single one is tried to be left out or replaced.
 const FEW: usize = 16;
 
-/// What makes smaller inputs of one, the boldest first.
+/// What makes smaller inputs of one, the boldest first; each is taken as often as it helps.
 const STEPS: [fn(&Input) -> Vec<Input>; 3] = [shorter, without_one, plainer];
 
 /// Shortens an input that shows a difference, in at most so many `operations`.
@@ -38,17 +38,18 @@ pub(super) fn shorten(
 ) -> Result<Shown> {
     let least = KEPT * found.compared.difference.relative;
     let mut best = found;
-    let mut steps = STEPS.iter();
-    while let Some(step) = steps.next() {
-        let inputs = step(&best.probe.input);
-        let (count, cost) = affordable(pair, inputs.iter().map(positions), operations);
-        if count == 0 {
-            continue;
-        }
-        operations -= cost;
-        if let Some(smaller) = first_that_shows(pair, &inputs[..count], best.output, least)? {
-            best = smaller;
-            steps = STEPS.iter();
+    for step in STEPS {
+        loop {
+            let inputs = step(&best.probe.input);
+            let (count, cost) = affordable(pair, inputs.iter().map(positions), operations);
+            if count == 0 {
+                break;
+            }
+            operations -= cost;
+            match first_that_shows(pair, &inputs[..count], best.output, least)? {
+                Some(smaller) => best = smaller,
+                None => break,
+            }
         }
     }
     Ok(best)
