@@ -42,7 +42,7 @@ impl Probe {
     fn behind_encoder(self, writer: &Writer, rng: &mut ChaCha8Rng) -> Self {
         match self.input {
             Input::Tokens { ids, .. } if writer.has_encoder => {
-                let read = writer.ids(ids.len(), rng);
+                let read = Writer { longest: ids.len(), ..*writer }.ids(ids.len(), rng);
                 Probe { input: Input::pair(read, ids), image_seed: None }
             }
             input => Probe { input, ..self },
