@@ -101,6 +101,62 @@ fn numbers_beside_those_for_neurons_that_read_nothing_are_held() {
     are_held(&model, "layers.0.mlp.down_proj.weight", live);
 }
 
+/// The model with biases of zero in every layer of its sublayers.
+fn with_biases(checkpoint: &Checkpoint) -> Checkpoint {
+    let (mut config, mut tensors) = (checkpoint.config().clone(), checkpoint.tensors().clone());
+    config.set("attention_bias", true);
+    config.set("mlp_bias", true);
+    for (name, tensor) in checkpoint.tensors() {
+        if let Some(layer) = name.strip_suffix("_proj.weight") {
+            let rows = tensor.shape[0];
+            let bias = Tensor::from_values(tensor.dtype.unwrap(), vec![rows], vec![0.0; rows]);
+            tensors.insert(format!("{layer}_proj.bias"), bias);
+        }
+    }
+    Checkpoint::in_memory("biased", config, tensors)
+}
+
+/// The model with channel 2 of the stream written by `writer` of layer 1 alone.
+fn with_one_writer(mut model: Checkpoint, writer: &str) -> Checkpoint {
+    model = with(&model, "embed_tokens.weight", |_, c, v| if c == 2 { 0.0 } else { v });
+    let names = [0, 1].map(|l| ["self_attn.o", "mlp.down"].map(|w| format!("layers.{l}.{w}_proj")));
+    for name in names.into_iter().flatten().filter(|name| name != writer) {
+        let nothing = |row, _, value| if row == 2 { 0.0 } else { value };
+        model = with(&model, &format!("{name}.weight"), nothing);
+    }
+    with(&model, "norm.weight", |_, c, v| if c == 2 { 1.0 / SMALL } else { v })
+}
+
+#[test]
+fn numbers_for_neurons_that_are_made_of_their_bias_are_held() {
+    let (up, gate) = ("layers.1.mlp.up_proj", "layers.1.mlp.gate_proj");
+    let mut model = with_one_writer(with_biases(&load("llama-base")), "layers.1.mlp.down_proj");
+    // All others are nothing beside the neuron that is constant.
+    let tiny = |row, _, value| 1e-3 * SMALL * value * if row == 5 { 1e-3 } else { 1.0 };
+    model = with(&model, &format!("{up}.weight"), tiny);
+    model = with(&model, &format!("{up}.bias"), |_, row, _| if row == 5 { 2.0 } else { 0.0 });
+    model = with(&model, &format!("{gate}.bias"), |_, row, _| if row == 5 { 3.0 } else { 0.0 });
+    let down = "layers.1.mlp.down_proj.weight";
+    model = with(&model, down, |row, c, v| if (row, c) == (2, 5) { SMALL } else { v });
+    are_held(&model, down, |column| column == 5);
+}
+
+#[test]
+fn numbers_for_values_that_are_their_bias_are_held() {
+    let (value, output) = ("layers.1.self_attn.v_proj", "layers.1.self_attn.o_proj");
+    let mut model = with_one_writer(with_biases(&load("llama-base")), output);
+    let tiny = |row, _, number| 1e-3 * SMALL * number * if row == 1 { 1e-3 } else { 1.0 };
+    model = with(&model, &format!("{value}.weight"), tiny);
+    model = with(&model, &format!("{value}.bias"), |_, row, _| if row == 1 { 5.0 } else { 0.0 });
+    let output = format!("{output}.weight");
+    // The columns of all heads that read this value.
+    let sizes = describe(&model).unwrap().sizes;
+    let (dim, group) = (sizes.head_dim, sizes.heads / sizes.kv_heads);
+    let live = |column: usize| column % dim == 1 && column / dim < group;
+    model = with(&model, &output, |row, c, v| if row == 2 && live(c) { SMALL } else { v });
+    are_held(&model, &output, live);
+}
+
 #[test]
 fn rounding_beside_which_others_are_live_blurs_no_factor() {
     // Channel 11 is zero for every input; its copies are read with +z and −z.

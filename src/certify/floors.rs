@@ -40,6 +40,8 @@ pub(super) struct Floors {
     /// Sizes of the rows, relative to one another; matrices that stand side by side have their own.
     rows: Vec<Vec<f64>>,
     columns: Vec<Column>,
+    /// What the sizes of the columns are multiplied by.
+    near: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +66,7 @@ impl Floors {
     /// One floor for all.
     pub fn even(rows: usize, cols: usize, floor: f64) -> Self {
         let column = Column { size: floor, limits: (floor, floor), rows: 0 };
-        Floors { rows: vec![vec![1.0; rows]], columns: vec![column; cols] }
+        Floors { rows: vec![vec![1.0; rows]], columns: vec![column; cols], near: 1.0 }
     }
 
     /// Those of a stored matrix, whose numbers are rounded to `unit` relative to themselves;
@@ -94,12 +96,13 @@ impl Floors {
             None => rows_seen.sizes(&columns),
         };
         let unit = unit.min(ARITHMETIC);
+        let near = NEAR * unit;
         let column = |size: &f64| Column {
-            size: NEAR * unit * size,
+            size: near * size,
             limits: (least, (unit * whole).max(least)),
             rows: 0,
         };
-        Floors { columns: columns.iter().map(column).collect(), rows: vec![rows] }
+        Floors { columns: columns.iter().map(column).collect(), rows: vec![rows], near }
     }
 
     /// Those of one stored matrix, line by line.
@@ -112,10 +115,17 @@ impl Floors {
         }
     }
 
+    /// The usual sizes of the rows and of the columns of one stored matrix, whose products are those
+    /// of its numbers.
+    pub fn sizes(&self) -> [Vec<f64>; 2] {
+        let columns = self.columns.iter().map(|column| column.size / self.near);
+        [self.rows.first().cloned().unwrap_or_default(), columns.collect()]
+    }
+
     /// The floors of `count` rows from `first` on.
     pub fn slice(&self, first: usize, count: usize) -> Floors {
         let rows = self.rows.iter().map(|rows| rows[first..first + count].to_vec());
-        Floors { rows: rows.collect(), columns: self.columns.clone() }
+        Floors { rows: rows.collect(), columns: self.columns.clone(), near: self.near }
     }
 
     /// Adds those of a matrix that stands on the right of this one, times `share`, and of `missing`

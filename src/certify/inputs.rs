@@ -3,12 +3,13 @@
 //! A number that is multiplied by nothing is no measure of what rounding does to its row: a channel
 //! of the stream may be zero for every input, a norm's weight zero, a neuron without weights. What
 //! is said here is a yardstick for [`super::floors`], from the embeddings, the norm in front, and
-//! the rows that make a neuron or a value. It need not be exact: what it makes too small makes
-//! floors lower, which no wrong number hides behind.
+//! the rows and biases that make a neuron or a value. It need not be exact, but it must not take
+//! what is live for nothing: then others, which may multiply nothing, would be the measure of rows.
 
-use super::floors::Lines;
 use crate::checkpoint::Checkpoint;
-use crate::model::{Attention, Embedding, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Step};
+use crate::model::{
+    Activation, Attention, Embedding, Lens, Linear, Mlp, Model, Norm, NormKind, Op, Step,
+};
 use std::collections::BTreeMap;
 
 /// Rows of a table that the sizes of its channels are taken from.
@@ -109,41 +110,105 @@ impl<'a> Inputs<'a> {
     }
 
     /// The usual size of what each column of a matrix multiplies, relative to the others; `None`
-    /// where nothing is known. `lines` are the floors of another matrix.
+    /// where nothing is known. `lines` are the usual sizes of another matrix's rows and columns.
     pub fn sizes(
         &self,
         checkpoint: &Checkpoint,
         lens: &Lens,
-        lines: impl Fn(&Lens) -> Lines,
+        lines: &dyn Fn(&Lens) -> [Vec<f64>; 2],
     ) -> Option<Vec<f64>> {
+        let made = |linear: &Linear| self.made(checkpoint, linear, lines);
         let sizes = match self.reads.get(&key(lens))? {
             Reads::Stream(stream, norm) => {
                 let centred = norm.is_some_and(|norm| norm.kind == NormKind::Layer);
-                let mut sizes = self.streams[*stream][usize::from(centred)].clone();
-                if let Some(Norm { weight: Some(weight), offset, .. }) = norm {
-                    let gamma = weight.read(checkpoint).ok()?;
-                    sizes.iter_mut().zip(&gamma).for_each(|(size, w)| *size *= (w + offset).abs());
-                }
-                sizes
+                let sizes = self.streams[*stream][usize::from(centred)].clone();
+                norm.map_or(Some(sizes.clone()), |norm| behind(norm, sizes, checkpoint))?
             }
             Reads::Neurons(mlp) => {
-                let mut sizes = lines(&mlp.up.weight).rows;
-                if let Some(gate) = &mlp.gate {
-                    let gates = lines(&gate.weight).rows;
-                    sizes.iter_mut().zip(gates).for_each(|(size, gate)| *size *= gate);
+                let activated = |made: Vec<Made>| -> Vec<f64> {
+                    made.iter().map(|made| made.activated(mlp.activation)).collect()
+                };
+                let up = made(&mlp.up)?;
+                match &mlp.gate {
+                    None => activated(up),
+                    Some(gate) => {
+                        let gates = activated(made(gate)?);
+                        up.iter().zip(gates).map(|(up, gate)| up.size() * gate).collect()
+                    }
                 }
-                sizes
             }
             Reads::Heads(attention) => {
-                let (values, dim) = (lines(&attention.value.weight).rows, attention.head_dim);
-                let heads = 0..attention.heads;
+                let (values, dim) = (made(&attention.value)?, attention.head_dim);
                 let shared = attention.heads / attention.kv_heads;
-                heads.flat_map(|head| &values[head / shared * dim..][..dim]).copied().collect()
+                let of = |head: usize| values[head / shared * dim..][..dim].iter().map(Made::size);
+                (0..attention.heads).flat_map(of).collect()
             }
         };
         let known = sizes.len() == lens.cols() && sizes.iter().any(|size| *size > 0.0);
         known.then_some(sizes)
     }
+
+    /// What each row of a layer makes.
+    fn made(
+        &self,
+        checkpoint: &Checkpoint,
+        linear: &Linear,
+        lines: &dyn Fn(&Lens) -> [Vec<f64>; 2],
+    ) -> Option<Vec<Made>> {
+        let [rows, columns] = lines(&linear.weight);
+        let inputs = self.sizes(checkpoint, &linear.weight, lines);
+        let input = |column: usize| inputs.as_ref().map_or(1.0, |inputs| inputs[column]);
+        let terms = columns.iter().enumerate().map(|(at, size)| (size * input(at)).powi(2));
+        let reads = terms.sum::<f64>().sqrt();
+        let biases = match &linear.bias {
+            Some(bias) => bias.read(checkpoint).ok()?.into_iter().collect(),
+            None => vec![0.0; rows.len()],
+        };
+        let made = rows.iter().zip(biases);
+        Some(made.map(|(row, constant)| Made { spread: row * reads, constant }).collect())
+    }
+}
+
+/// What a row of a layer makes: a constant, its bias, and what its weights make of usual inputs.
+struct Made {
+    constant: f64,
+    spread: f64,
+}
+
+impl Made {
+    /// Its usual size.
+    fn size(&self) -> f64 {
+        self.constant.abs() + self.spread
+    }
+
+    /// The usual size of what an activation makes of it: a gate may be closed by its bias.
+    fn activated(&self, activation: Activation) -> f64 {
+        let passed = |x: f64| match activation {
+            Activation::Relu => x.max(0.0),
+            Activation::Tanh => x.abs().min(1.0),
+            Activation::Silu => (x / (1.0 + (-x).exp())).abs(),
+            Activation::GeluErf | Activation::GeluTanh | Activation::GeluFast => {
+                x.abs() * if x < 0.0 { (-x * x / 2.0).exp() } else { 1.0 }
+            }
+        };
+        [-self.spread, 0.0, self.spread]
+            .map(|by| passed(self.constant + by))
+            .into_iter()
+            .fold(0.0, f64::max)
+    }
+}
+
+/// The usual sizes of channels behind a norm's weight and bias.
+fn behind(norm: &Norm, mut sizes: Vec<f64>, checkpoint: &Checkpoint) -> Option<Vec<f64>> {
+    if let Some(weight) = &norm.weight {
+        let gamma = weight.read(checkpoint).ok()?;
+        sizes.iter_mut().zip(&gamma).for_each(|(size, w)| *size *= (w + norm.offset).abs());
+    }
+    if let Some(bias) = &norm.bias {
+        let beta = bias.read(checkpoint).ok()?;
+        sizes.iter_mut().zip(&beta).for_each(|(size, b)| *size += b.abs());
+    }
+    Some(sizes)
 }
 
 /// The usual size of each channel of what the embeddings write, where `centred` without the mean

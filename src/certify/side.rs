@@ -186,8 +186,8 @@ impl<'a> Side<'a> {
         let key = key(lens);
         let known = self.floors.lock().expect("no panic while looking").get(&key).cloned();
         known.unwrap_or_else(|| {
-            let lines = |other: &Lens| self.floors(other, self.unit(other)).lines();
-            let inputs = self.inputs.sizes(self.checkpoint, lens, lines);
+            let lines = |other: &Lens| self.floors(other, self.unit(other)).sizes();
+            let inputs = self.inputs.sizes(self.checkpoint, lens, &lines);
             let floors = Arc::new(Floors::of(self.checkpoint, lens, unit, inputs.as_deref()));
             self.floors.lock().expect("no panic while adding").insert(key, Arc::clone(&floors));
             floors
