@@ -28,6 +28,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::convolutional::is_convolutional;
 use crate::model::{self, Model, Sizes};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Effects on outputs are measured for expanded models of at most so many weights; that takes
@@ -183,6 +184,9 @@ pub fn check_with(
     })
 }
 
+/// What is unknown where outputs differ though every equation holds.
+pub(crate) const DOUBTED: &str = "outputs";
+
 /// Two oracles must agree: where the equations hold and yet outputs differ by more than rounding
 /// explains, there is no proof to rely on.
 fn doubt(
@@ -195,7 +199,7 @@ fn doubt(
         return Ok(());
     }
     certificate.unknown.push(Unknown {
-        subject: "outputs".into(),
+        subject: DOUBTED.into(),
         reason:
             "every equation holds, but outputs differ by more than the rounding of the weights \
                  explains: please report this pair"
@@ -211,13 +215,15 @@ fn add_strangers(
     (checkpoint, model): (&Checkpoint, &Model),
     which: &str,
 ) {
-    for name in model.strangers(checkpoint) {
-        if certificate.unknown.iter().any(|unknown| unknown.subject.contains(name)) {
-            continue;
-        }
-        certificate.unknown.push(Unknown {
+    // A subject is a name, or says one in backticks.
+    let subjects = certificate.unknown.iter().map(|unknown| &unknown.subject);
+    let told: BTreeSet<&str> = subjects.flat_map(|subject| subject.split('`')).collect();
+    let strangers = model.strangers(checkpoint).into_iter().filter(|name| !told.contains(name));
+    let unknown: Vec<Unknown> = strangers
+        .map(|name| Unknown {
             subject: name.to_string(),
             reason: format!("no part of the {which} {} model reads this tensor", model.family.name),
-        });
-    }
+        })
+        .collect();
+    certificate.unknown.extend(unknown);
 }

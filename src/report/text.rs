@@ -7,7 +7,7 @@
 use super::wording::{count, factor, figure, full, plural};
 use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
-use crate::check::{Detail, Divergence, EpsLimit, Evidence, Verdict};
+use crate::check::{DOUBTED, Detail, Divergence, EpsLimit, Evidence, Verdict};
 use crate::compare::EXPLAINED;
 use crate::error::printable;
 
@@ -226,6 +226,12 @@ fn evidence(report: &Report, lines: &mut Lines) {
             "no input was tried: the equations are sufficient, not necessary, and show no \
              difference by themselves",
         ),
+        (None, _) if report.unknowns.iter().any(|unknown| unknown.subject == DOUBTED) => {
+            lines.add(
+                "evidence",
+                format!("every equation holds, and yet outputs differ on {tried}"),
+            );
+        }
         (None, _) if report.failures.is_empty() => {
             lines.add("evidence", format!("no difference found on {tried}; that proves nothing"));
         }
