@@ -82,7 +82,9 @@ impl CheckArguments {
 /// If there is no verdict, or the report cannot be written.
 pub(super) fn run(arguments: CheckArguments, sink: &Sink) -> Result<u8> {
     let Some(jobs) = arguments.jobs else { return report(arguments, sink) };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.get()).build();
+    // More threads than processors only wait for one another.
+    let most = std::thread::available_parallelism().unwrap_or(jobs);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs.min(most).get()).build();
     let pool = pool.map_err(|error| {
         Error::new(Class::Usage, format!("{jobs} threads cannot be started: {error}"))
             .help("ask for fewer by --jobs")

@@ -51,6 +51,9 @@ impl Frequencies<'_> {
     /// Whether every channel finds its place among `head_dim`.
     fn fit(&self, head_dim: usize) -> bool {
         let Some(source) = self.source.filter(|a| a.rotary.is_some()) else { return true };
+        if head_dim > LARGEST {
+            return false;
+        }
         let mut known = self.known.borrow_mut();
         *known.entry(head_dim).or_insert_with(|| {
             let expanded = self.described(head_dim);
