@@ -290,10 +290,13 @@ def sample():
 def again():
     kept, changes = json.loads(KEPT.read_text()), listed()
     kept["now"] = commit()
-    # What is gone from the code is not counted as killed.
+    # What is gone from the code is not counted as killed; what was put into a function of its own,
+    # as `moved` says by hand, is the change that it was.
+    now = lambda key: kept.get("moved", {}).get(key, key)
     survived = [key for key, kind in kept["first"].items()
-                if kind == "missed" and kept["again"].get(key, kind) == kind and key in changes]
-    make(kept, "again", survived, changes)
+                if kind == "missed" and kept["again"].get(key, kind) == kind
+                and now(key) in changes]
+    make(kept, "again", survived, {key: changes[now(key)] for key in survived})
 
 
 def share(outcomes):
