@@ -115,8 +115,8 @@ impl Floors {
         }
     }
 
-    /// The usual sizes of the rows and of the columns of one stored matrix, whose products are those
-    /// of its numbers.
+    /// The usual sizes of the rows and of the columns of one stored matrix: products of them are
+    /// the sizes of its numbers.
     pub fn sizes(&self) -> [Vec<f64>; 2] {
         let columns = self.columns.iter().map(|column| column.size / self.near);
         [self.rows.first().cloned().unwrap_or_default(), columns.collect()]
