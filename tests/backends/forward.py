@@ -298,22 +298,31 @@ FAMILIES = {
 }
 
 
-def answer(library, families, parts, request):
-    """Runs the model that a request names, and writes what it returns."""
-    family = families.get(request["family"])
-    if family is None:
-        return {"unsupported": f"no family {request['family']}"}
-    with open(os.path.join(request["model"], "config.json")) as file:
-        config = json.load(file)
-    weights = tensors.read(os.path.join(request["model"], "model.safetensors"))
-    inputs = tensors.read(request["inputs"])
+class Models:
+    """Families by name, with the parts that they are made of."""
 
-    def run(arrays):
-        net = Net(library, parts, config, arrays, inputs, request)
-        family(net)
-        asked = [n for n in net.outputs if n in net.returns or n.startswith("hidden.")]
-        return {name: net.outputs[name] for name in asked}
+    # What runs them beside the library of arrays.
+    libraries = []
 
-    library.dtype = np.dtype(np.float64 if request["dtype"] == "f64" else np.float32)
-    tensors.write(request["outputs"], library.run(run, weights), request["dtype"])
-    return {"ok": True}
+    def __init__(self, families=FAMILIES, parts=Parts()):
+        self.families, self.parts = {name: FAMILIES[name] for name in families}, parts
+
+    def answer(self, library, request):
+        """Runs the model that a request names, and writes what it returns."""
+        family = self.families.get(request["family"])
+        if family is None:
+            return {"unsupported": f"no family {request['family']}"}
+        with open(os.path.join(request["model"], "config.json")) as file:
+            config = json.load(file)
+        weights = tensors.read(os.path.join(request["model"], "model.safetensors"))
+        inputs = tensors.read(request["inputs"])
+
+        def run(arrays):
+            net = Net(library, self.parts, config, arrays, inputs, request)
+            family(net)
+            asked = [n for n in net.outputs if n in net.returns or n.startswith("hidden.")]
+            return {name: net.outputs[name] for name in asked}
+
+        library.dtype = np.dtype(np.float64 if request["dtype"] == "f64" else np.float32)
+        tensors.write(request["outputs"], library.run(run, weights), request["dtype"])
+        return {"ok": True}

@@ -1,7 +1,11 @@
 """Tensors of torch; on the GPU where there is one."""
 
+import importlib.util
+
 import numpy as np
 import torch
+
+import forward
 
 
 class Library:
@@ -13,6 +17,14 @@ class Library:
     exp, sqrt, tanh = map(staticmethod, [torch.exp, torch.sqrt, torch.tanh])
     sin, cos, erf = map(staticmethod, [torch.sin, torch.cos, torch.erf])
     transpose, reshape = staticmethod(torch.permute), staticmethod(torch.reshape)
+
+    def models(self):
+        """Those of transformers, if it is there."""
+        if importlib.util.find_spec("transformers") is None:
+            return forward.Models([])
+        import forward_transformers
+
+        return forward_transformers.Models()
 
     def run(self, function, arrays):
         outputs = function({name: self.array(array) for name, array in arrays.items()})

@@ -67,25 +67,24 @@ def answer(library, operations, request):
 
 
 class Backend:
-    """What can be asked: operations and families of models by name, and the parts of the latter."""
+    """What can be asked: operations by name, and families of models."""
 
-    def __init__(self, library, operations, families, parts):
-        self.library, self.operations = library, operations
-        self.families, self.parts = families, parts
+    def __init__(self, library, operations, models):
+        self.library, self.operations, self.models = library, operations, models
 
 
 def reply(backend, request):
     library = backend.library
     if request["request"] == "hello":
         return {
-            "protocol": PROTOCOL, "name": library.name, "device": library.device,
-            "dtypes": library.dtypes, "ops": sorted(backend.operations),
-            "forward": sorted(backend.families),
+            "protocol": PROTOCOL, "name": ", ".join([library.name, *backend.models.libraries]),
+            "device": library.device, "dtypes": library.dtypes,
+            "ops": sorted(backend.operations), "forward": sorted(backend.models.families),
         }
     if request["request"] == "op":
         return answer(library, backend.operations, request)
     if request["request"] == "forward":
-        return forward.answer(library, backend.families, backend.parts, request)
+        return backend.models.answer(library, request)
     return {"unsupported": request["request"]}
 
 
@@ -103,15 +102,14 @@ def serve(backend):
 def main():
     library = importlib.import_module(f"math_{sys.argv[1]}").Library()
     operations = {**ops.OPERATIONS, **rules.OPERATIONS}
-    families = forward.FAMILIES if hasattr(library, "runs_models") else {}
-    parts = forward.Parts()
+    models = library.models() if hasattr(library, "models") else forward.Models([])
     if len(sys.argv) > 2:
         import mistakes
 
         operations = mistakes.MISTAKES.get(sys.argv[2], {})
-        parts, names = mistakes.FORWARD.get(sys.argv[2], (parts, []))
-        families = {name: forward.FAMILIES[name] for name in names}
-    serve(Backend(library, operations, families, parts))
+        parts, families = mistakes.FORWARD.get(sys.argv[2], (forward.Parts(), []))
+        models = forward.Models(families, parts)
+    serve(Backend(library, operations, models))
 
 
 if __name__ == "__main__":
