@@ -32,10 +32,12 @@ impl<'a> Accused<'a> {
         let keys = (others.0.fold(&s.key)?, others.1.fold(&t.key)?);
         let mine = patterns(self.readers.1, t, &queries.1, &keys.1)?;
         let theirs = patterns(self.readers.0, s, &queries.0, &keys.0)?;
-        if let Some(partner) = theirs.iter().position(|other| mine[head].equals(other, UNITS)) {
+        if let Some(partner) =
+            theirs.iter().position(|other| mine[head].equals(&other.into(), UNITS))
+        {
             return self.value_fault(attentions, *channel, partner);
         }
-        let like = theirs.iter().position(|other| mine[head].differs_in_distances(other));
+        let like = theirs.iter().position(|other| mine[head].differs_in_distances(&other.into()));
         if let Some(partner) = like {
             return self.relative_fault(attentions, (partner, head));
         }

@@ -11,7 +11,7 @@ use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, Stored, UNITS};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::map::Map;
-use super::pattern::Pattern;
+use super::pattern::{Alike, Pattern};
 use super::squares::Residual;
 use ndarray::{ArrayView1, Axis, Zip};
 use std::collections::{BTreeMap, BTreeSet};
@@ -187,10 +187,16 @@ fn key_groups(
         let is_zero = |side: usize, item: usize| {
             rows[side].as_ref().is_some_and(|items| items.rows.row(item).is_zero(0.0))
         };
+        let sources = groups[0].iter().enumerate();
+        let small: BTreeSet<usize> = sources
+            .filter(|(item, _)| !is_zero(0, *item))
+            .filter_map(|(_, member)| Some(member.as_ref()?.0))
+            .collect();
         let copied = |item: usize, group: usize| {
-            let original = item.checked_rem(groups[0].len()).filter(|at| !is_zero(0, *at));
-            let member = original.and_then(|at| groups[0][at]);
-            strategy.by_position && member.is_some_and(|(original, _)| original == group)
+            let place = item.checked_rem(groups[0].len());
+            let at_place = place.filter(|at| groups[0][*at].is_some_and(|(g, _)| g == group));
+            strategy.by_position
+                && at_place.map_or(small.contains(&group), |original| !is_zero(0, original))
         };
         return [0, 1].map(|side| {
             let member = |(item, group): (usize, &Member)| match group {
@@ -201,7 +207,7 @@ fn key_groups(
             groups[side].iter().enumerate().map(member).collect()
         });
     }
-    let mut representatives: Vec<&Pattern> = Vec::new();
+    let mut known: Vec<Alike> = Vec::new();
     // The group of each of the source's heads.
     let mut placed: Vec<usize> = Vec::new();
     let lone = sides.iter().any(Option::is_none);
@@ -212,35 +218,35 @@ fn key_groups(
         let mut groups = Vec::new();
         for (head, pattern) in patterns.iter().enumerate() {
             let units = if side == 0 || lone { strategy.merge } else { UNITS };
-            let all = 0..representatives.len();
-            let mut known: Vec<usize> =
-                all.filter(|g| pattern.equals(representatives[*g], units)).collect();
+            let mut fit: Vec<usize> =
+                (0..known.len()).filter(|g| pattern.equals(&known[*g], units)).collect();
             // Heads whose norms have another ε are not one; but where the expanded model's ε fits
             // nowhere, that is what it is told for.
-            let agree = |g: &usize| pattern.epsilons_agree(representatives[*g]);
-            if side == 0 || known.iter().any(agree) {
-                known.retain(agree);
+            let agree = |g: &usize| pattern.epsilons_agree(&known[*g]);
+            if side == 0 || fit.iter().any(agree) {
+                fit.retain(agree);
             }
             // Of several that rounding does not tell apart, those that are nearest.
             let nearer = |limit: f64| -> Vec<usize> {
-                let within = |g: &usize| pattern.equals(representatives[*g], limit);
-                known.iter().copied().filter(within).collect()
+                let within = |g: &usize| pattern.equals(&known[*g], limit);
+                fit.iter().copied().filter(within).collect()
             };
-            if side == 1 && known.len() > 1 && !strategy.by_position {
+            if side == 1 && fit.len() > 1 && !strategy.by_position {
                 let nearest = NEARER.into_iter().map(nearer).find(|within| !within.is_empty());
-                known = nearest.unwrap_or(known);
+                fit = nearest.unwrap_or(fit);
             }
             let place = head.checked_rem(placed.len()).map(|place| placed[place]);
             let at_place = |g: &&usize| side == 1 && strategy.by_position && Some(**g) == place;
-            let found = known.iter().find(at_place).or(known.first()).copied();
+            let found = fit.iter().find(at_place).or(fit.first()).copied();
             if let (Some(group), 1) = (found, side) {
-                pattern.agree(representatives[group], head, agreement);
+                pattern.agree(&known[group], head, agreement);
             }
             let group = found.unwrap_or_else(|| {
-                representatives.push(pattern);
-                representatives.len() - 1
+                known.push(pattern.into());
+                known.len() - 1
             });
             if side == 0 {
+                known[group].add(pattern);
                 placed.push(group);
             }
             groups.extend(std::iter::repeat_n((group, Ratio::ONE), *each));
@@ -440,22 +446,29 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_zeros_is_a_copy_of_the_small_one_at_its_place_alone() {
-        let of = |rows: Array2<f64>| {
+    fn a_row_of_zeros_may_be_a_copy_of_one_so_small_that_rounding_took_it() {
+        let of = |rows: &[f64]| {
+            let rows = Array2::from_shape_vec((rows.len(), 1), rows.to_vec()).unwrap();
             let count = rows.nrows();
             neurons(rows, Array2::ones((2, count)), None)
         };
-        let source = of(array![[1.0], [1e-7]]);
-        let expanded = of(array![[1.0], [1e-7], [0.0], [0.0]]);
-        let keys = |by_position| {
+        let keys = |source: &[f64], expanded: &[f64], by_position| {
+            let (source, expanded) = (of(source), of(expanded));
             let strategy = Strategy { by_position, ..Strategy::FIRST };
             let sides = [Some(&source), Some(&expanded)];
             let [_, keys] = key_groups(sides, strategy, &mut Agreement::new(0.0));
             keys.iter().map(|(group, ratio)| (*group, ratio.factor)).collect::<Vec<_>>()
         };
         let nothing = (usize::MAX, 0.0);
-        assert_eq!(keys(true), [(0, 1.0), (1, 1.0), nothing, (1, 1.0)]);
-        assert_eq!(keys(false), [(0, 1.0), (1, 1.0), nothing, nothing]);
+        let (one, small) = ((0, 1.0), (1, 1.0));
+        // At its place, or wherever it went.
+        let copies = [1.0, 1e-7, 0.0, 0.0];
+        assert_eq!(keys(&[1.0, 1e-7], &copies, true), [one, small, small, small]);
+        assert_eq!(keys(&[1.0, 1e-7], &copies, false), [one, small, nothing, nothing]);
+        // But not at the place of another of zeros.
+        let copies = [1.0, 1e-7, 0.0, 1.0, 0.0, 0.0];
+        let found = keys(&[1.0, 1e-7, 0.0], &copies, true);
+        assert_eq!(found, [one, small, nothing, one, small, nothing]);
     }
 
     #[test]

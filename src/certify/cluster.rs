@@ -172,6 +172,8 @@ pub(super) fn cluster(
     let mut known: Vec<Known> = Vec::new();
     // The first row of each group, as a side and a row of it.
     let mut firsts: Vec<(usize, usize)> = Vec::new();
+    // Per key: the groups of the source.
+    let mut originals: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut widest = 0.0f64;
     let sources = sides[0].as_ref().map_or(0, |items| items.of.len());
     let mut placed: Vec<Option<usize>> = vec![None; sources];
@@ -193,9 +195,17 @@ pub(super) fn cluster(
                 others.rows.row(others.of[item])
             };
             if scalable && row.is_zero(0.0) {
-                // It may be the copy of a row so small that rounding took it.
+                // It may be the copy of a row so small that rounding took it: of that at its place,
+                // or of that of its channel, or of any.
                 let taken = |group: &usize| row.equals(&representative(*group), Ratio::ONE, UNITS);
-                groups.push(at_place.filter(taken).map(|group| (group, Ratio::ONE)));
+                let others = sides[0].as_ref().filter(|_| strategy.by_position && side == 1);
+                let small = others.and_then(|source| {
+                    let (own, each) = (item % items.per_head, source.per_head);
+                    let all = originals.get(key).into_iter().flatten().copied().filter(taken);
+                    all.min_by_key(|group| firsts[*group].1 % each != own % each)
+                });
+                let found = at_place.filter(taken).or(small);
+                groups.push(found.map(|group| (group, Ratio::ONE)));
                 continue;
             }
             let signature = signatures[*index];
@@ -237,6 +247,9 @@ pub(super) fn cluster(
             let (group, ratio) = found.unwrap_or((firsts.len(), Ratio::ONE));
             if found.is_none() {
                 firsts.push((side, item));
+                if side == 0 {
+                    originals.entry(*key).or_default().push(group);
+                }
             }
             if side == 0 {
                 placed[item] = Some(group);
@@ -299,16 +312,24 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_rounding_took_is_the_copy_of_the_small_one_at_its_place() {
-        let source = rows(array![[1e-4, 0.0], [0.0, 2.0]]);
-        let mut expanded = rows(array![[1e-4, 0.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]);
-        expanded.variance.slice_mut(ndarray::s![2.., ..]).fill(1e-4f64.powi(2));
-        let items = [Some(Items::of_rows(&source)), Some(Items::of_rows(&expanded))];
-        let strategy = Strategy::PAIR[1];
-        let found = cluster(&items, Sameness::Multiple, strategy, &mut Agreement::new(0.0));
-        let groups: Vec<_> = found[1].iter().map(|member| member.map(|(group, _)| group)).collect();
+    fn a_row_that_rounding_took_is_the_copy_of_a_small_one_that_may_be_it() {
+        let groups_of = |source: Array2<f64>, copies: usize, by_position| {
+            let mut expanded = rows(Array2::zeros((copies, 2)));
+            expanded.variance.fill(1e-4f64.powi(2));
+            let source = rows(source);
+            let items = [&source, &expanded].map(|rows| {
+                let per_head = source.rows();
+                Some(Items { per_head, ..Items::of_rows(rows) })
+            });
+            let strategy = Strategy { by_position, ..Strategy::FIRST };
+            let found = cluster(&items, Sameness::Multiple, strategy, &mut Agreement::new(0.0));
+            found[1].iter().map(|member| member.map(|(group, _)| group)).collect::<Vec<_>>()
+        };
+        let small = || array![[1e-4, 0.0], [0.0, 2e-4]];
+        assert_eq!(groups_of(small(), 4, true), [0, 1, 0, 1].map(Some));
+        assert_eq!(groups_of(small(), 4, false), [None; 4]);
         // Of the second no rounding is as large.
-        assert_eq!(groups, [Some(0), Some(1), Some(0), None]);
+        assert_eq!(groups_of(array![[1e-4, 0.0], [0.0, 2.0]], 2, true), [Some(0); 2]);
     }
 
     #[test]

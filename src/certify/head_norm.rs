@@ -136,7 +136,7 @@ impl Denominator {
         let (mine, theirs) = (self.distinct(), other.distinct());
         let mut agreement = Agreement::new(self.error + other.error);
         let groups = cluster(
-            &[Some(items(&other.rows, theirs)), Some(items(&self.rows, mine))],
+            &[Some(items(&other.rows, theirs.clone())), Some(items(&self.rows, mine.clone()))],
             Sameness::Multiple,
             Strategy::FIRST,
             &mut agreement,
@@ -145,14 +145,35 @@ impl Denominator {
             squares(&groups[0], other.rows.rows() as f64),
             squares(&groups[1], self.rows.rows() as f64),
         ];
-        let count = sums[0].len().max(sums[1].len());
-        let at = |side: usize, group: usize| sums[side].get(group).copied().unwrap_or((0.0, 0.0));
-        let equal = |group: usize| {
-            let ((a, b), (c, d)) = (at(0, group), at(1, group));
-            let shared = 2.0 * (self.error + other.error) * a.max(c);
-            (a - c).abs() <= UNITS * (b + d).sqrt() + shared + 1e-13 * a.max(c)
+        let equal = |((a, b), (c, d)): (&(f64, f64), &(f64, f64))| {
+            let shared = 2.0 * (self.error + other.error) * a.max(*c);
+            // What one of the two lacks is held by its size below.
+            *a == 0.0
+                || *c == 0.0
+                || (a - c).abs() <= UNITS * (b + d).sqrt() + shared + 1e-13 * a.max(*c)
         };
-        agreement.holds() && (0..count).all(equal)
+        agreement.holds()
+            && sums[0].iter().zip(&sums[1]).all(equal)
+            && self.alone(&mine, &groups[1], &sums[0]) <= other.lost()
+            && other.alone(&theirs, &groups[0], &sums[1]) <= self.lost()
+    }
+
+    /// The squares of those of the rows `of` that are in no group of the other head, over the
+    /// head's channels. `others`: the sums of that head's groups.
+    fn alone(&self, of: &[usize], members: &[Member], others: &[(f64, f64)]) -> f64 {
+        let is_there = |group: usize| others.get(group).is_some_and(|(sum, _)| *sum > 0.0);
+        let rows = of.iter().zip(members);
+        let alone = rows.filter(|(_, member)| !member.is_some_and(|(group, _)| is_there(group)));
+        let squares = alone.map(|(row, _)| self.rows.value.row(*row)).map(|row| row.dot(&row));
+        squares.sum::<f64>() / self.rows.rows() as f64
+    }
+
+    /// What the rows that are zero within their rounding may be, all together, squared, over the
+    /// head's channels: rows of another head as small may be what rounding has blurred here.
+    fn lost(&self) -> f64 {
+        let rows = (0..self.rows.rows()).map(|row| self.rows.row(row));
+        let lost = rows.filter(|row| row.is_zero(UNITS)).map(|row| row.variance.sum());
+        UNITS * UNITS * lost.sum::<f64>() / self.rows.rows() as f64
     }
 
     /// Whether the rows are the other's to the last bit: then rounding is no question.
@@ -229,6 +250,23 @@ mod tests {
         assert!(crossed(1.0, 2.0).equals(&crossed(-2.0, -4.0)));
         assert!(!crossed(1.0, 2.0).equals(&crossed(2.0, 1.0)));
         assert!(!crossed(1.0, 2.0).equals(&crossed(1.0, 2.0 + 1e-9)));
+    }
+
+    #[test]
+    fn a_row_that_only_one_head_tells_from_nothing_is_as_small_as_the_rounding_of_the_other() {
+        let of = |small: f64, floor: f64| {
+            let value = ndarray::array![[1.0, 2.0], [small, -small]];
+            let mut rows = Bounded::stored(value, 1e-9, 0.0);
+            rows.variance.row_mut(1).fill(floor * floor);
+            Denominator::of(rows, 1e-6, unit(Dtype::F32), 1e-3)
+        };
+        let same = |one: Denominator, other: Denominator| {
+            assert_eq!(one.equals(&other), other.equals(&one));
+            one.equals(&other)
+        };
+        let blurred = || of(1e-4, 2e-5);
+        assert!(same(of(1e-4, 1e-9), blurred()) && same(of(1.5e-4, 1e-9), blurred()));
+        assert!(!same(of(1.7e-4, 1e-9), blurred()) && !same(of(1e-4, 1e-9), of(0.0, 0.0)));
     }
 
     #[test]

@@ -37,6 +37,52 @@ pub(super) struct Pattern {
     denominators: std::sync::Arc<[Vec<Denominator>; 2]>,
 }
 
+/// The largest keys and queries that patterns multiply by zero.
+#[derive(Clone, Copy, Default)]
+struct Silent {
+    key: f64,
+    query: f64,
+}
+
+impl Silent {
+    fn of(pattern: &Pattern) -> Self {
+        pattern.zeros.iter().fold(Silent::default(), |Silent { key, query }, zero| {
+            match zero.key.row(0).is_zero(0.0) {
+                true => Silent { key, query: query.max(size(&zero.query)) },
+                false => Silent { key: key.max(size(&zero.key)), query },
+            }
+        })
+    }
+}
+
+/// Heads that have one pattern.
+pub(super) struct Alike<'a> {
+    /// The first of them, which stands for all.
+    first: &'a Pattern,
+    /// Of all: heads are alike that multiply other keys and queries by zero.
+    silent: Silent,
+}
+
+impl<'a> From<&'a Pattern> for Alike<'a> {
+    fn from(first: &'a Pattern) -> Self {
+        Alike { first, silent: Silent::of(first) }
+    }
+}
+
+impl Alike<'_> {
+    /// Adds one that is equal to the first.
+    pub fn add(&mut self, pattern: &Pattern) {
+        let Silent { key, query } = Silent::of(pattern);
+        self.silent.key = self.silent.key.max(key);
+        self.silent.query = self.silent.query.max(query);
+    }
+}
+
+/// The length of a row.
+fn size(row: &Bounded) -> f64 {
+    row.value.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
 /// One factor pair of a pattern (a frequency's two rows are laid end to end).
 struct Channel {
     /// Radians per position; 0 without rotary embedding.
@@ -160,12 +206,13 @@ pub(super) fn patterns(
 }
 
 impl Pattern {
-    /// Whether the two patterns are equal within `units` of their bounds, but for the ε of norms of
-    /// queries and keys.
-    pub fn equals(&self, other: &Pattern, units: f64) -> bool {
-        self.distances.row(0).equals(&other.distances.row(0), Ratio::ONE, units)
-            && self.partners(other, units).is_some()
-            && self.divided(other).iter().all(|(mine, theirs)| mine.equals(theirs))
+    /// Whether this is the pattern of those heads within `units` of the bounds, but for the ε of
+    /// norms of queries and keys.
+    pub fn equals(&self, others: &Alike, units: f64) -> bool {
+        let first = others.first;
+        self.distances.row(0).equals(&first.distances.row(0), Ratio::ONE, units)
+            && self.partners(others, units).is_some()
+            && self.divided(first).iter().all(|(mine, theirs)| mine.equals(theirs))
     }
 
     /// Whether a norm of the head's queries or keys reads rows of which rounding leaves nothing.
@@ -175,13 +222,13 @@ impl Pattern {
     }
 
     /// Whether the biases for relative positions are all that differs.
-    pub fn differs_in_distances(&self, other: &Pattern) -> bool {
-        !self.equals(other, UNITS) && self.partners(other, UNITS).is_some()
+    pub fn differs_in_distances(&self, others: &Alike) -> bool {
+        !self.equals(others, UNITS) && self.partners(others, UNITS).is_some()
     }
 
     /// Whether the ε of these norms agree too.
-    pub fn epsilons_agree(&self, other: &Pattern) -> bool {
-        let mut divided = self.divided(other).into_iter();
+    pub fn epsilons_agree(&self, others: &Alike) -> bool {
+        let mut divided = self.divided(others.first).into_iter();
         divided.all(|(mine, theirs)| mine.epsilon(theirs, 0).is_none())
     }
 
@@ -193,8 +240,10 @@ impl Pattern {
         (0..2).filter_map(|which| of(self, which).zip(of(other, which))).collect()
     }
 
-    /// If the two patterns are equal: which channels are one, and the ratio of their keys.
-    fn partners(&self, other: &Pattern, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
+    /// If the pattern is that of those heads: which channels are one with the first's, and the
+    /// ratio of their keys.
+    fn partners(&self, others: &Alike, units: f64) -> Option<Vec<(usize, usize, Ratio)>> {
+        let (other, own) = (others.first, Silent::of(self));
         let mut free: Vec<usize> = (0..other.channels.len()).collect();
         let mut partners = Vec::with_capacity(self.channels.len());
         let mut zeros = [&self.zeros, &other.zeros].map(|zeros| zeros.iter().collect::<Vec<_>>());
@@ -209,43 +258,37 @@ impl Pattern {
             });
             match found {
                 Some((place, ratio)) => partners.push((number, free.remove(place), ratio)),
-                None if self.is_negligible(mine, other, units) || taken(1, mine) => {}
+                None if self.is_negligible(mine, others.silent, units) || taken(1, mine) => {}
                 None => return None,
             }
         }
         let mut rest = free.iter().map(|theirs| &other.channels[*theirs]);
-        let rest = rest.all(|theirs| other.is_negligible(theirs, self, units) || taken(0, theirs));
+        let rest = rest.all(|theirs| other.is_negligible(theirs, own, units) || taken(0, theirs));
         rest.then_some(partners)
     }
 
     /// Whether a channel contributes nothing: one of its factors is zero within `units` of its
     /// bounds, and the other is of the size that this factor's partners have, here or where they
-    /// are multiplied by zero in the pattern that this one is held against, so that the product is
-    /// as small as rounding.
-    fn is_negligible(&self, channel: &Channel, against: &Pattern, units: f64) -> bool {
-        let size = |row: &Bounded| row.value.iter().map(|v| v * v).sum::<f64>().sqrt();
-        let (mut key, mut query) = (0.0f64, 0.0f64);
+    /// are multiplied by zero (`silent`) in heads that this one is held against, so that the product
+    /// is as small as rounding.
+    fn is_negligible(&self, channel: &Channel, silent: Silent, units: f64) -> bool {
+        let Silent { mut key, mut query } = silent;
         for other in &self.channels {
             if !other.key.row(0).is_zero(units) && !other.query.row(0).is_zero(units) {
                 key = key.max(size(&other.key));
                 query = query.max(size(&other.query));
             }
         }
-        for zero in &against.zeros {
-            match zero.key.row(0).is_zero(0.0) {
-                true => query = query.max(size(&zero.query)),
-                false => key = key.max(size(&zero.key)),
-            }
-        }
         (channel.key.row(0).is_zero(units) && size(&channel.query) <= 4.0 * query)
             || (channel.query.row(0).is_zero(units) && size(&channel.key) <= 4.0 * key)
     }
 
-    /// Adds the equations of two equal patterns; `head` is this one's number.
-    pub fn agree(&self, other: &Pattern, head: usize, agreement: &mut Agreement) {
+    /// Adds the equations of this pattern and that of those heads; `head` is this one's number.
+    pub fn agree(&self, others: &Alike, head: usize, agreement: &mut Agreement) {
+        let other = others.first;
         let distances = (self.distances.row(0), other.distances.row(0));
         agreement.add(&distances.0, &distances.1, Ratio::ONE, head, 0);
-        for (mine, theirs, ratio) in self.partners(other, UNITS).unwrap_or_default() {
+        for (mine, theirs, ratio) in self.partners(others, UNITS).unwrap_or_default() {
             let (mine, theirs) = (&self.channels[mine], &other.channels[theirs]);
             let inverse = ratio.inverse();
             let (keys, queries) = (mine.key_period, mine.query_period);
@@ -303,22 +346,45 @@ mod tests {
         Pattern { channels: vec![channel], ..empty() }
     }
 
+    /// Whether the two are equal, whichever is held against the other.
+    fn same(one: &Pattern, other: &Pattern) -> bool {
+        let equal = [one.equals(&other.into(), UNITS), other.equals(&one.into(), UNITS)];
+        assert_eq!(equal[0], equal[1]);
+        equal[0]
+    }
+
+    #[test]
+    fn heads_may_be_alike_that_multiply_others_by_zero() {
+        let nothing = [0.0, 0.0];
+        let zero = |key, query| Pattern { zeros: vec![channel(key, query)], ..empty() };
+        let (queries, keys) = (zero(nothing, [0.3, -0.4]), zero([6.0, -8.0], nothing));
+        let mut alike = Alike::from(&queries);
+        let mut noise = pattern(channel([6.0, -8.0], [1e-9, 0.0]));
+        noise.channels[0].query.variance.fill(1e-18);
+        assert!(!noise.equals(&alike, UNITS));
+        alike.add(&keys);
+        assert!(noise.equals(&alike, UNITS));
+        // The queries that are multiplied by zero are no measure of keys.
+        noise.channels[0].key.value *= 5.0;
+        assert!(!noise.equals(&alike, UNITS));
+    }
+
     #[test]
     fn a_channel_may_stand_for_one_that_rounding_took() {
         let small = pattern(channel([1e-4, 0.0], [6.0, -8.0]));
         let mut taken = channel([0.0, 0.0], [6.0, -8.0]);
         taken.key.variance.fill(1e-8);
         let taken = Pattern { zeros: vec![taken], ..empty() };
-        assert!(small.equals(&taken, UNITS) && taken.equals(&small, UNITS));
+        assert!(same(&small, &taken));
         let large = pattern(channel([1e-2, 0.0], [6.0, -8.0]));
-        assert!(!large.equals(&taken, UNITS) && !taken.equals(&large, UNITS));
+        assert!(!same(&large, &taken));
     }
 
     #[test]
     fn a_channel_is_negligible_where_one_factor_is_zero_and_the_other_is_no_giant() {
         let nothing = [0.0, 0.0];
-        let (some, none) = (pattern(channel([3.0, -4.0], [6.0, -8.0])), empty());
-        let negligible = |key, query| some.is_negligible(&channel(key, query), &none, UNITS);
+        let (some, none) = (pattern(channel([3.0, -4.0], [6.0, -8.0])), Silent::default());
+        let negligible = |key, query| some.is_negligible(&channel(key, query), none, UNITS);
         // Four times what stands there in the other channel.
         assert!(negligible(nothing, [-24.0, 32.0]) && negligible([12.0, -16.0], nothing));
         assert!(!negligible(nothing, [-24.0, 33.0]) && !negligible([12.0, -17.0], nothing));
@@ -343,11 +409,11 @@ mod tests {
             .channels
             .push(Channel { query: copies.channels[0].query.clone(), ..noise([0.0; 2]) });
         copies.channels[1].key.variance.fill(1e-18);
-        assert!(copies.equals(&zero, UNITS) && zero.equals(&copies, UNITS));
+        assert!(same(&copies, &zero));
         // A giant makes something of what rounding left, and nothing is what a zero key alone may
         // be taken for.
         copies.channels[1].query.value *= 10.0;
-        assert!(!copies.equals(&zero, UNITS) && !zero.equals(&copies, UNITS));
-        assert!(!pattern(noise([4.0, -5.0])).equals(&empty(), UNITS));
+        assert!(!same(&copies, &zero));
+        assert!(!same(&pattern(noise([4.0, -5.0])), &empty()));
     }
 }
