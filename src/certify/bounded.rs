@@ -225,6 +225,21 @@ impl Row<'_> {
         self.value.iter().zip(self.variance).all(|(v, variance)| v * v <= limit * variance)
     }
 
+    /// Its length.
+    pub fn length(&self) -> f64 {
+        self.value.dot(&self.value).sqrt()
+    }
+
+    /// The length of its bounds.
+    pub fn bound(&self) -> f64 {
+        self.variance.sum().sqrt()
+    }
+
+    /// Whether it is no longer than its rounding may be, though some entries may be larger.
+    pub fn is_drowned(&self) -> bool {
+        self.length() <= UNITS * self.bound()
+    }
+
     /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one.
     /// Of an `other` that cannot be told from zero it can only be 1: what rounding has left of a
     /// row may be a multiple of any.

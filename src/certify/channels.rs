@@ -11,6 +11,7 @@ use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, Stored, UNITS};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::map::Map;
+use super::negligible::{drop_faint, drop_zeros};
 use super::pattern::{Alike, Pattern};
 use super::squares::Residual;
 use ndarray::{ArrayView1, Axis, Zip};
@@ -33,7 +34,7 @@ pub(super) struct Writes {
 
 impl Writes {
     /// The size of each channel's fan-out.
-    fn sizes(&self) -> Vec<f64> {
+    pub fn sizes(&self) -> Vec<f64> {
         let square = |column: ArrayView1<f64>| match &self.scale {
             Some(scale) => {
                 column.iter().zip(&scale.value).map(|(w, s)| (w * s).powi(2)).sum::<f64>()
@@ -45,14 +46,14 @@ impl Writes {
 
     /// Whether what a channel's fan-out is multiplied by is zero within so many units of its
     /// bounds, for any input: every activation maps zero to zero.
-    fn is_zero(&self, channel: usize, units: f64) -> bool {
+    pub fn is_zero(&self, channel: usize, units: f64) -> bool {
         let linear = self.linear.as_ref();
         linear.is_some_and(|(rows, of)| rows.row(of[channel]).is_zero(units))
             || matches!(&self.keys, Keys::Rows(rows) if rows.row(channel).is_zero(units))
     }
 
     /// The largest fan-out of those for which `is_meant`.
-    fn largest(&self, is_meant: impl Fn(usize) -> bool) -> f64 {
+    pub fn largest(&self, is_meant: impl Fn(usize) -> bool) -> f64 {
         let sizes = self.sizes().into_iter().enumerate();
         sizes.filter(|(channel, _)| is_meant(*channel)).map(|(_, size)| size).fold(0.0, f64::max)
     }
@@ -61,6 +62,25 @@ impl Writes {
     pub fn blurred_head(&self) -> Option<usize> {
         let Keys::Patterns(patterns, _) = &self.keys else { return None };
         patterns.iter().position(Pattern::is_blurred)
+    }
+
+    /// Neurons without a gate: their rows, and their fan-outs in two channels.
+    #[cfg(test)]
+    pub fn of_neurons(
+        rows: ndarray::Array2<f64>,
+        fan_out: ndarray::Array2<f64>,
+        scale: Option<[f64; 2]>,
+    ) -> Self {
+        let floors = super::floors::Floors::even(2, fan_out.ncols(), 0.0);
+        let column = |[a, b]: [f64; 2]| Bounded::stored(ndarray::array![[a], [b]], 0.0, 0.0);
+        Writes {
+            keys: Keys::Rows(Bounded::stored(rows, 1e-9, 1e-6)),
+            homogeneous: false,
+            linear: None,
+            fan_out: Stored { value: fan_out, unit: 1e-9, floors },
+            scale: scale.map(column),
+            bias: Bounded::zeros(2, 1),
+        }
     }
 
     /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
@@ -128,40 +148,20 @@ pub(super) fn group(
     };
     let mut members =
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
+    let mut count = numbers.len();
+    if let ([Some(source), Some(expanded)], true) = (sides, strategy.drop_faint) {
+        drop_faint([source, expanded], [&keys[0], &keys[1]], map, &mut members, &mut count);
+    }
     for side in [0, 1] {
         if let Some(writes) = sides[side] {
             let copied = source_writes.filter(|_| side == 1).map_or(0.0, |source| {
-                let growth = map.scale.abs() * (map.even_copies().unwrap_or(1) as f64).sqrt();
-                growth * source.largest(|channel| source.is_zero(channel, 0.0))
+                map.growth() * source.largest(|channel| source.is_zero(channel, 0.0))
             });
             drop_zeros(writes, copied, &mut members, side);
         }
     }
     let [source, expanded] = members;
-    Groups { source, expanded, count: numbers.len() }
-}
-
-/// Takes apart groups that the other model lacks if the linear factor or the row of the key is zero
-/// within its bounds in all their channels, and the fan-outs no larger than others' or than
-/// `copied`, the image of the largest that the source multiplies by exactly zero: the product is as
-/// small as rounding: that of others, by which their sums are held, comes to as much. (A neuron
-/// that reads nothing is copied to one that reads `z` from one copy of a channel and `−z` from
-/// another.) Where some are zero alone, the group is of copies whose bounds differ.
-fn drop_zeros(writes: &Writes, copied: f64, members: &mut [Vec<Member>; 2], side: usize) {
-    let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
-    let usual = writes.largest(|channel| !writes.is_zero(channel, UNITS)).max(copied);
-    let sizes = writes.sizes();
-    let is_nothing =
-        |channel: usize| sizes[channel] <= 4.0 * usual && writes.is_zero(channel, UNITS);
-    let numbered = members[side].iter().enumerate();
-    let something = numbered.filter(|(channel, _)| !is_nothing(*channel));
-    let kept: BTreeSet<usize> =
-        something.filter_map(|(_, member)| Some(member.as_ref()?.0)).collect();
-    for member in &mut members[side] {
-        if member.is_some_and(|(group, _)| !others.contains(&group) && !kept.contains(&group)) {
-            *member = None;
-        }
-    }
+    Groups { source, expanded, count }
 }
 
 /// Units of rounding within which patterns are looked for, one after the other.
@@ -421,26 +421,11 @@ fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> (Vec<usize>, Residual) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certify::floors::Floors;
     use ndarray::{Array2, array};
-
-    /// Neurons without a gate: their rows, and their fan-outs in two channels.
-    fn neurons(rows: Array2<f64>, fan_out: Array2<f64>, scale: Option<[f64; 2]>) -> Writes {
-        let floors = Floors::even(2, fan_out.ncols(), 0.0);
-        let scale = scale.map(|[a, b]| Bounded::stored(array![[a], [b]], 0.0, 0.0));
-        Writes {
-            keys: Keys::Rows(Bounded::stored(rows, 1e-9, 1e-6)),
-            homogeneous: false,
-            linear: None,
-            fan_out: Stored { value: fan_out, unit: 1e-9, floors },
-            scale,
-            bias: Bounded::zeros(2, 1),
-        }
-    }
 
     #[test]
     fn the_size_of_a_fan_out_is_its_length_behind_layer_scale() {
-        let sizes = |scale| neurons(array![[1.0]], array![[3.0], [4.0]], scale).sizes();
+        let sizes = |scale| Writes::of_neurons(array![[1.0]], array![[3.0], [4.0]], scale).sizes();
         assert_eq!(sizes(None), [5.0]);
         assert_eq!(sizes(Some([2.0, 0.5])), [40f64.sqrt()]);
     }
@@ -450,7 +435,7 @@ mod tests {
         let of = |rows: &[f64]| {
             let rows = Array2::from_shape_vec((rows.len(), 1), rows.to_vec()).unwrap();
             let count = rows.nrows();
-            neurons(rows, Array2::ones((2, count)), None)
+            Writes::of_neurons(rows, Array2::ones((2, count)), None)
         };
         let keys = |source: &[f64], expanded: &[f64], by_position| {
             let (source, expanded) = (of(source), of(expanded));
@@ -469,23 +454,6 @@ mod tests {
         let copies = [1.0, 1e-7, 0.0, 1.0, 0.0, 0.0];
         let found = keys(&[1.0, 1e-7, 0.0], &copies, true);
         assert_eq!(found, [one, small, nothing, one, small, nothing]);
-    }
-
-    #[test]
-    fn a_neuron_that_reads_nothing_is_dropped_unless_it_is_a_giant() {
-        let dropped = |giant: f64, scale| {
-            // The second reads less than its rounding.
-            let writes =
-                neurons(array![[1.0], [1e-7]], array![[0.0, giant], [-10.0, giant]], scale);
-            let mut members = [vec![], vec![Some((0, Ratio::ONE)), Some((1, Ratio::ONE))]];
-            drop_zeros(&writes, 0.0, &mut members, 1);
-            assert!(members[1][0].is_some());
-            members[1][1].is_none()
-        };
-        // Their lengths are 10 and √2 times the giant's.
-        assert!(dropped(28.0, None) && !dropped(28.5, None));
-        assert!(dropped(280.0, Some([0.0, 0.1])) == dropped(40.0, None));
-        assert!(dropped(40.0, Some([0.0, 0.1])) && !dropped(40.5, Some([0.0, 0.1])));
     }
 
     #[test]

@@ -28,15 +28,18 @@ pub(super) struct Strategy {
     /// Whether, among several groups that a channel fits, the one at its place in a circular
     /// layout comes first, rather than the nearest.
     pub by_position: bool,
+    /// Whether expanded channels that are no longer than their rounding are in no group.
+    pub drop_faint: bool,
 }
 
 impl Strategy {
     /// Between two models, in the order in which they are tried.
-    const PAIR: [Strategy; 4] = [
-        Strategy { merge: 0.5, by_position: false },
-        Strategy { merge: 0.5, by_position: true },
-        Strategy { merge: UNITS, by_position: false },
-        Strategy { merge: UNITS, by_position: true },
+    const PAIR: [Strategy; 5] = [
+        Strategy { merge: 0.5, by_position: false, drop_faint: false },
+        Strategy { merge: 0.5, by_position: true, drop_faint: false },
+        Strategy { merge: UNITS, by_position: false, drop_faint: false },
+        Strategy { merge: UNITS, by_position: true, drop_faint: false },
+        Strategy { merge: 0.5, by_position: false, drop_faint: true },
     ];
 
     /// For what stands alone, in the order in which they are tried. Copies of one channel are
@@ -45,10 +48,10 @@ impl Strategy {
     /// limits is told from one copy and taken for the other. So the limit is lowered until all
     /// copies are on one side of it.
     const LONE: [Strategy; 4] = [
-        Strategy { merge: UNITS, by_position: false },
-        Strategy { merge: 4.0, by_position: false },
-        Strategy { merge: 2.0, by_position: false },
-        Strategy { merge: 1.0, by_position: false },
+        Strategy { merge: UNITS, by_position: false, drop_faint: false },
+        Strategy { merge: 4.0, by_position: false, drop_faint: false },
+        Strategy { merge: 2.0, by_position: false, drop_faint: false },
+        Strategy { merge: 1.0, by_position: false, drop_faint: false },
     ];
 
     /// The one that is tried first between two models.
@@ -194,6 +197,10 @@ pub(super) fn cluster(
                 let others = sides[side].as_ref().expect("it has items");
                 others.rows.row(others.of[item])
             };
+            if strategy.drop_faint && side == 1 && row.is_drowned() {
+                groups.push(None);
+                continue;
+            }
             if scalable && row.is_zero(0.0) {
                 // It may be the copy of a row so small that rounding took it: of that at its place,
                 // or of that of its channel, or of any.

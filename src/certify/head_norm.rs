@@ -8,7 +8,7 @@
 //! that are multiples of one another, whose squares must have the same sum.
 
 use super::agreement::Agreement;
-use super::bounded::{Bounded, Ratio, UNITS};
+use super::bounded::{Bounded, Ratio, Row, UNITS};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::side::{Side, unit};
 use crate::checkpoint::Dtype;
@@ -168,12 +168,12 @@ impl Denominator {
         squares.sum::<f64>() / self.rows.rows() as f64
     }
 
-    /// What the rows that are zero within their rounding may be, all together, squared, over the
-    /// head's channels: rows of another head as small may be what rounding has blurred here.
+    /// What the rows that rounding has drowned may be, all together, squared, over the head's
+    /// channels: rows of another head as small may be what they were.
     fn lost(&self) -> f64 {
-        let rows = (0..self.rows.rows()).map(|row| self.rows.row(row));
-        let lost = rows.filter(|row| row.is_zero(UNITS)).map(|row| row.variance.sum());
-        UNITS * UNITS * lost.sum::<f64>() / self.rows.rows() as f64
+        let rows = (0..self.rows.rows()).map(|row| self.rows.row(row)).filter(Row::is_drowned);
+        let squares = rows.map(|row| (UNITS * row.bound()).powi(2));
+        squares.sum::<f64>() / self.rows.rows() as f64
     }
 
     /// Whether the rows are the other's to the last bit: then rounding is no question.

@@ -52,6 +52,11 @@ impl Map {
         (first > 0 && copies.iter().all(|k| *k == first)).then_some(first)
     }
 
+    /// By how much an image is longer than what it is of, at least.
+    pub fn growth(&self) -> f64 {
+        self.scale.abs() * (self.even_copies().unwrap_or(1) as f64).sqrt()
+    }
+
     /// Whether the map loses nothing: every source coordinate has a copy.
     pub fn is_injective(&self) -> bool {
         self.copies().iter().all(|k| *k > 0)

@@ -44,6 +44,7 @@ mod inputs;
 mod junction;
 mod layer_scale;
 mod map;
+mod negligible;
 mod ops;
 mod outputs;
 mod pattern;

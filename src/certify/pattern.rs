@@ -269,8 +269,8 @@ impl Pattern {
 
     /// Whether a channel contributes nothing: one of its factors is zero within `units` of its
     /// bounds, and the other is of the size that this factor's partners have, here or where they
-    /// are multiplied by zero (`silent`) in heads that this one is held against, so that the product
-    /// is as small as rounding.
+    /// are multiplied by zero (`silent`) in heads that this one is held against, so that the
+    /// product is as small as rounding.
     fn is_negligible(&self, channel: &Channel, silent: Silent, units: f64) -> bool {
         let Silent { mut key, mut query } = silent;
         for other in &self.channels {

@@ -38,7 +38,9 @@ impl Way {
     /// All, in the order in which they are tried. Any that is held is as good as another.
     pub fn all() -> impl Iterator<Item = Way> {
         [Sameness::Equal, Sameness::PositiveMultiple].into_iter().flat_map(|same| {
-            Strategy::all(true).iter().map(move |strategy| Way { same, strategy: *strategy })
+            // What is in no group here goes to the nearest row.
+            let strategies = Strategy::all(true).iter().filter(|strategy| !strategy.drop_faint);
+            strategies.map(move |strategy| Way { same, strategy: *strategy })
         })
     }
 }
