@@ -79,8 +79,8 @@ impl Writer<'_> {
             WeightStyle::Tiny => 0.05,
             WeightStyle::SmallEmbeddings => 0.01,
             WeightStyle::DefaultInit => 0.3,
-            WeightStyle::Zeros | WeightStyle::Repeated | WeightStyle::Scales => 1.0,
-            WeightStyle::Random => 1.0,
+            WeightStyle::Zeros | WeightStyle::Repeated | WeightStyle::Faint => 1.0,
+            WeightStyle::Random | WeightStyle::Scales => 1.0,
         };
         let size = scale / (lens.cols() as f64).sqrt();
         self.vector(lens, |rng| size * rng.normal());

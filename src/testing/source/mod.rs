@@ -41,13 +41,16 @@ pub enum WeightStyle {
     /// As `Random` with rows of matrices and biases that repeat the row in front of them: a source
     /// that was itself expanded.
     Repeated,
+    /// As `Random` with rows of matrices so much smaller than their neighbours that rounding may
+    /// take them from a copy.
+    Faint,
     /// As `Random` with each matrix and table times a power of two of its own, from 2⁻⁶ to 2⁶.
     Scales,
 }
 
 impl WeightStyle {
     /// All of them.
-    pub const ALL: [WeightStyle; 8] = [
+    pub const ALL: [WeightStyle; 9] = [
         WeightStyle::Random,
         WeightStyle::SmallEmbeddings,
         WeightStyle::DefaultInit,
@@ -55,6 +58,7 @@ impl WeightStyle {
         WeightStyle::Tiny,
         WeightStyle::Zeros,
         WeightStyle::Repeated,
+        WeightStyle::Faint,
         WeightStyle::Scales,
     ];
 
@@ -65,6 +69,7 @@ impl WeightStyle {
             2 => WeightStyle::DefaultInit,
             3 => WeightStyle::Large,
             4 => WeightStyle::Tiny,
+            11 => WeightStyle::Faint,
             12 => WeightStyle::Zeros,
             13 => WeightStyle::Repeated,
             14 => WeightStyle::Scales,

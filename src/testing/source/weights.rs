@@ -63,8 +63,11 @@ enum RowRule {
     AsBefore,
 }
 
-/// Of the rows of a style that has any, so many are zero or repeat the row in front of them.
+/// Of the rows of a style that has any, so many are zero, faint, or repeat the row in front.
 const SPECIAL: f64 = 0.25;
+
+/// The least factor of a row that is fainter than others.
+const FAINTEST: f64 = 1e-10;
 
 impl Rows {
     fn of(case: &SourceCase, role: Role, lens: &Lens) -> Rows {
@@ -87,6 +90,9 @@ impl Rows {
         let special = || generator(self.seed ^ (row as u64) << 40).chance(SPECIAL);
         match self.style {
             WeightStyle::Zeros if self.linear && special() => RowRule::Times(0.0),
+            WeightStyle::Faint if self.linear && special() => {
+                RowRule::Times(FAINTEST.powf(generator(self.seed ^ (row as u64) << 20).uniform()))
+            }
             WeightStyle::Repeated if self.linear && row > 0 && special() => RowRule::AsBefore,
             _ => RowRule::Times(self.factor),
         }
