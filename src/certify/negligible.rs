@@ -44,8 +44,8 @@ const GIANT: f64 = 4.0;
 /// A copy that is drowned is not recognised: it may be a multiple of anything. But what it adds to
 /// the outputs is mostly rounding, `|fan-out|·bound`, and where the original and all its copies add
 /// no more than that, none of them is held to anything. Of copies `e` of `c`, whose rows differ
-/// from its row `r` by so little that `|r| ≤ 2·UNITS·bound(e)`, and whose fan-outs sum to its image,
-/// that is true:
+/// from its row `r` by so little that `|r| ≤ 2·UNITS·bound(e)`, and whose fan-outs sum to its
+/// image, that is true:
 /// `|E fan-out(c)|·|r| ≤ Σ |fan-out(e)|·|r| ≤ 2·UNITS Σ |fan-out(e)|·bound(e)`.
 pub(super) fn drop_faint(
     sides: [&Writes; 2],

@@ -299,7 +299,10 @@ impl Network<'_> {
             let other_weight = |of: usize| (weights.0[of] - weights.1[row]).abs() > same_weight;
             let of = candidates.iter().copied();
             let of = of.min_by_key(|of| (other_weight(*of), used[*of], *of != position));
-            entries.push(match of {
+            // A row that rounding has drowned may be near to any.
+            let (large, small) = (rows.1.row(row), rows.0.row(position));
+            let stays = large.is_drowned() && large.equals(&small, Ratio::ONE, UNITS);
+            entries.push(match if stays { Some(position) } else { of } {
                 Some(of) => {
                     used[of] += 1;
                     Entry::Copy { of, sign: 1.0 }
