@@ -28,7 +28,8 @@ pub(super) struct Strategy {
     /// Whether, among several groups that a channel fits, the one at its place in a circular
     /// layout comes first, rather than the nearest.
     pub by_position: bool,
-    /// Whether expanded channels that are no longer than their rounding are in no group.
+    /// Whether groups are dropped that rounding has drowned, and drowned rows of the expanded model,
+    /// which have no direction, are held to none.
     pub drop_faint: bool,
 }
 
@@ -197,10 +198,7 @@ pub(super) fn cluster(
                 let others = sides[side].as_ref().expect("it has items");
                 others.rows.row(others.of[item])
             };
-            if strategy.drop_faint && side == 1 && row.is_drowned() {
-                groups.push(None);
-                continue;
-            }
+            let drowned = strategy.drop_faint && side == 1 && row.is_drowned();
             if scalable && row.is_zero(0.0) {
                 // It may be the copy of a row so small that rounding took it: of that at its place,
                 // or of that of its channel, or of any.
@@ -246,6 +244,11 @@ pub(super) fn cluster(
                 };
                 Some((group, ratio))
             });
+            if drowned {
+                // Only the error of its factor counts: its rounding, in units of the group's row.
+                groups.push(found);
+                continue;
+            }
             if let (Some((group, ratio)), 1) = (found, side) {
                 let other = representative(group);
                 let period = if items.biased { items.rows.cols() } else { 0 };
@@ -337,6 +340,22 @@ mod tests {
         assert_eq!(groups_of(small(), 4, false), [None; 4]);
         // Of the second no rounding is as large.
         assert_eq!(groups_of(array![[1e-4, 0.0], [0.0, 2.0]], 2, true), [Some(0); 2]);
+    }
+
+    #[test]
+    fn a_drowned_row_is_held_to_no_group_though_it_counts_in_one() {
+        let source = rows(array![[1.0, 2.0]]);
+        let mut expanded = rows(array![[1.0, 2.0], [0.05, 0.0]]);
+        expanded.variance.row_mut(1).fill(1e-4);
+        let held = |drop_faint| {
+            let items = [Some(Items::of_rows(&source)), Some(Items::of_rows(&expanded))];
+            let mut agreement = Agreement::new(0.0);
+            let strategy = Strategy { drop_faint, ..Strategy::FIRST };
+            let [_, found] = cluster(&items, Sameness::Multiple, strategy, &mut agreement);
+            assert_eq!(found[1].unwrap().0, 0);
+            agreement.weight.entries + agreement.bias.entries
+        };
+        assert_eq!((held(false), held(true)), (4, 2));
     }
 
     #[test]

@@ -38,8 +38,7 @@ pub(super) fn drop_zeros(
 const GIANT: f64 = 4.0;
 
 /// Takes apart the groups of a source whose channels are so faint that rounding has drowned copies
-/// of them. What is no longer than its rounding is in no group here, unless its fan-out is a
-/// giant's, which then stands alone.
+/// of them; a drowned channel whose fan-out is a giant's stands alone.
 ///
 /// A copy that is drowned is not recognised: it may be a multiple of anything. But what it adds to
 /// the outputs is mostly rounding, `|fan-out|·bound`, and where the original and all its copies add
