@@ -4,7 +4,7 @@ use super::source::{SourceCase, WeightStyle};
 use super::target::{FreeParts, TargetCase};
 use crate::checkpoint::Dtype;
 use crate::error::Result;
-use crate::model::Sizes;
+use crate::model::{Input, Sizes};
 use serde_json::{Map, Value};
 
 /// More steps than any case of usual size needs.
@@ -58,13 +58,17 @@ pub fn simpler_sources(source: &SourceCase) -> impl Iterator<Item = SourceCase> 
     pairs.map(|(simpler, _)| simpler).filter(move |simpler| *simpler != before)
 }
 
-/// What a case costs: target sizes, then weights, then settings that are not plain, then words.
+/// What a case costs: target sizes, then weights and pixels, then settings that are not plain, then words.
 ///
 /// # Errors
 /// If the source is no legal case.
 fn cost((source, target): &PairCase) -> Result<[usize; 5]> {
     let model = source.model()?;
     let weights = model.lenses().into_iter().map(|lens| lens.rows().saturating_mul(lens.cols()));
+    let pixels = match model.embedding.input {
+        Input::Image { height, width, .. } => height.saturating_mul(width),
+        Input::Tokens { .. } => 0,
+    };
     let mut target_sizes: usize = TARGET_SIZES.iter().map(|size| *size(&mut target.clone())).sum();
     target_sizes += target.experts.unwrap_or(0);
     let settings = [
@@ -81,7 +85,7 @@ fn cost((source, target): &PairCase) -> Result<[usize; 5]> {
     let names = source.stored.len() + source.buffers.len();
     Ok([
         target_sizes,
-        weights.fold(model.sizes.layers, usize::saturating_add),
+        weights.fold(pixels.saturating_add(model.sizes.layers), usize::saturating_add),
         settings.into_iter().filter(|set| *set).count() + switches + names,
         leaves(&source.config).len(),
         leaves(&source.config).iter().map(|(_, value)| value.to_string().len()).sum(),

@@ -263,4 +263,24 @@ mod tests {
         assert_eq!([sizes.layers, sizes.hidden, sizes.heads, sizes.intermediate], [1; 4]);
         assert_eq!(smallest.input, Input::tokens([0]));
     }
+
+    #[test]
+    fn a_simpler_model_of_images_reads_no_larger_ones() {
+        let size = |case: &ForwardCase| {
+            let model = case.source.model().unwrap();
+            let crate::model::Input::Image { height, width, .. } = model.embedding.input else {
+                return 0;
+            };
+            let weights = model.lenses().into_iter().map(|lens| lens.rows() * lens.cols());
+            height * width + weights.sum::<usize>()
+        };
+        let mut compared = 0;
+        for case in cases(Architecture::VitTimm) {
+            let sizes: Vec<usize> = case.simpler().map(|simpler| size(&simpler)).collect();
+            let largest = size(&case) + case.source.model().unwrap().sizes.layers;
+            assert!(sizes.iter().all(|size| *size <= largest), "{case:?}");
+            compared += sizes.len();
+        }
+        assert!(compared > 1000, "{compared}");
+    }
 }
