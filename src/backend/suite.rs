@@ -48,6 +48,8 @@ pub struct Tally {
     /// Cases of which no right answer could be told from a wrong one, as rounding may move it as
     /// far as it is large.
     pub vague: u64,
+    /// Cases that were not asked, as the reference has no answer either: numbers that overflow.
+    pub overflowing: u64,
     /// Cases that were not asked, as the backend had been waited for too long in vain.
     pub not_asked: u64,
     /// The largest difference, in units of the bound; at most 1 is right.
@@ -215,10 +217,10 @@ impl Asking<'_> {
                 break;
             }
             let drawn = subject.random(plan.dtype, &mut rng);
-            // A model whose numbers overflow is none.
             let Some((case, question)) =
                 drawn.and_then(|case| case.question(plan.dtype).map(|q| (case, q))).ok()
             else {
+                tally.overflowing += 1;
                 continue;
             };
             let Some(problem) = tally.count(self.one(&question)) else { continue };

@@ -28,7 +28,7 @@ pub(super) struct Strategy {
     /// Whether, among several groups that a channel fits, the one at its place in a circular
     /// layout comes first, rather than the nearest.
     pub by_position: bool,
-    /// Whether groups are dropped that rounding has drowned, and drowned rows of the expanded model,
+    /// Whether groups are dropped that rounding has drowned, and drowned rows of the expanded,
     /// which have no direction, are held to none.
     pub drop_faint: bool,
 }

@@ -144,7 +144,11 @@ fn or_unknown(device: &str) -> &str {
 
 fn tally_text(tally: &Tally) -> String {
     let Tally { subject, cases, numbers, worst, difference, finding, .. } = tally;
-    let counts = [(tally.unsupported, "unsupported"), (tally.vague, "vague")];
+    let counts = [
+        (tally.unsupported, "unsupported"),
+        (tally.vague, "vague"),
+        (tally.overflowing, "overflowing"),
+    ];
     let counted = counts.iter().filter(|(count, _)| *count > 0);
     let state = match finding {
         Some(_) => "wrong".to_string(),

@@ -39,7 +39,8 @@ def cell(subject):
         return "not asked"
     unsupported = f", {subject['unsupported']} unsupported" if subject["unsupported"] else ""
     vague = f", {subject['vague']} vague" if subject["vague"] else ""
-    return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}{vague}"
+    overflowing = f", {subject['overflowing']} overflowing" if subject["overflowing"] else ""
+    return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}{vague}{overflowing}"
 
 
 def row(cells):
