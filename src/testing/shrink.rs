@@ -58,7 +58,8 @@ pub fn simpler_sources(source: &SourceCase) -> impl Iterator<Item = SourceCase> 
     pairs.map(|(simpler, _)| simpler).filter(move |simpler| *simpler != before)
 }
 
-/// What a case costs: target sizes, then weights and pixels, then settings that are not plain, then words.
+/// What a case costs: target sizes, then weights and pixels, then settings that are not plain, then
+/// words.
 ///
 /// # Errors
 /// If the source is no legal case.
