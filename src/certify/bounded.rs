@@ -225,6 +225,11 @@ impl Row<'_> {
         self.value.iter().zip(self.variance).all(|(v, variance)| v * v <= limit * variance)
     }
 
+    /// How many numbers it has.
+    pub fn len(&self) -> usize {
+        self.value.len()
+    }
+
     /// Its length.
     pub fn length(&self) -> f64 {
         self.value.dot(&self.value).sqrt()

@@ -83,6 +83,19 @@ impl Writes {
         }
     }
 
+    /// The fan-outs of these channels: `[hidden, channels]`.
+    pub fn fan_outs(&self, channels: &[usize]) -> Bounded {
+        let picked = Stored {
+            value: self.fan_out.value.select(Axis(1), channels),
+            unit: self.fan_out.unit,
+            floors: super::floors::Floors::even(self.fan_out.value.nrows(), channels.len(), 0.0),
+        };
+        match &self.scale {
+            Some(scale) => picked.bounded().times_rows(scale),
+            None => picked.bounded(),
+        }
+    }
+
     /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
     fn sums(&self, groups: &[Member], count: usize) -> Bounded {
         let sums = group_sums(&self.fan_out, groups, count);
@@ -115,7 +128,7 @@ pub(super) struct Groups {
 pub(super) fn group(
     source: Option<&Writes>,
     expanded: Option<&Writes>,
-    map: &Map,
+    (map, modulo_one): (&Map, bool),
     strategy: Strategy,
     agreement: &mut Agreement,
 ) -> Groups {
@@ -150,7 +163,13 @@ pub(super) fn group(
         [number(&keys[0], of[0].map(|_| source)), number(&keys[1], of[1].map(|_| expanded))];
     let mut count = numbers.len();
     if let ([Some(source), Some(expanded)], true) = (sides, strategy.drop_faint) {
-        drop_faint([source, expanded], [&keys[0], &keys[1]], map, &mut members, &mut count);
+        drop_faint(
+            [source, expanded],
+            [&keys[0], &keys[1]],
+            (map, modulo_one),
+            &mut members,
+            &mut count,
+        );
     }
     for side in [0, 1] {
         if let Some(writes) = sides[side] {
@@ -335,7 +354,7 @@ pub(super) fn equations(
             .flatten()
             .any(|writes| matches!(writes.keys, Keys::Patterns(..)));
         let mut agreement = Agreement::new(if patterns { 2.0 * shared } else { shared });
-        let groups = group(source, expanded, map, strategy, &mut agreement);
+        let groups = group(source, expanded, (map, modulo_one), strategy, &mut agreement);
         equations_of((groups, agreement), source, expanded, map, modulo_one, shared)
     };
     let both = source.is_some() && expanded.is_some();

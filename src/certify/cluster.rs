@@ -198,7 +198,7 @@ pub(super) fn cluster(
                 let others = sides[side].as_ref().expect("it has items");
                 others.rows.row(others.of[item])
             };
-            let drowned = strategy.drop_faint && side == 1 && row.is_drowned();
+            let drowned = strategy.drop_faint && side == 1 && row.is_zero(UNITS);
             if scalable && row.is_zero(0.0) {
                 // It may be the copy of a row so small that rounding took it: of that at its place,
                 // or of that of its channel, or of any.
@@ -206,8 +206,9 @@ pub(super) fn cluster(
                 let others = sides[0].as_ref().filter(|_| strategy.by_position && side == 1);
                 let small = others.and_then(|source| {
                     let (own, each) = (item % items.per_head, source.per_head);
-                    let all = originals.get(key).into_iter().flatten().copied().filter(taken);
-                    all.min_by_key(|group| firsts[*group].1 % each != own % each)
+                    let all = || originals.get(key).into_iter().flatten().copied();
+                    let same = |group: &usize| firsts[*group].1 % each == own % each;
+                    all().find(|group| same(group) && taken(group)).or_else(|| all().find(taken))
                 });
                 let found = at_place.filter(taken).or(small);
                 groups.push(found.map(|group| (group, Ratio::ONE)));

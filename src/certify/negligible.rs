@@ -1,9 +1,10 @@
 //! Channels that contribute no more than rounding, whatever became of their copies.
 
-use super::bounded::{Ratio, Row, UNITS};
+use super::bounded::{Bounded, Ratio, Row, UNITS};
 use super::channels::{Keys, Writes};
 use super::cluster::Member;
 use super::map::Map;
+use ndarray::{Array1, Array2, Zip};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Takes apart groups that the other model lacks if the linear factor or the row of the key is zero
@@ -40,58 +41,54 @@ const GIANT: f64 = 4.0;
 /// Takes apart the groups of a source whose channels are so faint that rounding has drowned copies
 /// of them; a drowned channel whose fan-out is a giant's stands alone.
 ///
-/// A copy that is drowned is not recognised: it may be a multiple of anything. But what it adds to
-/// the outputs is mostly rounding, `|fan-out|·bound`, and where the original and all its copies add
-/// no more than that, none of them is held to anything. Of copies `e` of `c`, whose rows differ
-/// from its row `r` by so little that `|r| ≤ 2·UNITS·bound(e)`, and whose fan-outs sum to its
-/// image, that is true:
-/// `|E fan-out(c)|·|r| ≤ Σ |fan-out(e)|·|r| ≤ 2·UNITS Σ |fan-out(e)|·bound(e)`.
+/// A copy that is drowned is not recognised: it may be a multiple of anything. But every number
+/// that it reads by is as small as its bound, and so are those of its original,
+/// `|r| ≤ 2·UNITS·bound(e)`. So original and copies are held to nothing, as long as the drowned
+/// fan-outs are as large: those of copies sum to the original's image,
+/// `|E fan-out(c)| ≤ Σ |fan-out(e)|`, channel by channel. No part of them pays twice, so that a few
+/// that are drowned do not excuse many that are not.
 pub(super) fn drop_faint(
     sides: [&Writes; 2],
     keys: [&[(usize, Ratio)]; 2],
-    map: &Map,
+    (map, modulo_one): (&Map, bool),
     members: &mut [Vec<Member>; 2],
     count: &mut usize,
 ) {
-    let [source, expanded] = sides.map(|writes| Contributions { writes, sizes: writes.sizes() });
-    let (drowned, clear): (Vec<usize>, Vec<usize>) =
-        (0..keys[1].len()).partition(|channel| expanded.is_drowned(*channel));
-    let usual = |of: &Contributions| of.sizes.iter().copied().fold(0.0, f64::max) * map.growth();
-    let largest =
-        clear.iter().map(|channel| expanded.sizes[*channel]).fold(usual(&source), f64::max);
+    let [source, expanded] = sides;
+    let is_drowned = |channel: usize| expanded.is_zero(channel, UNITS);
+    let drowned: Vec<usize> = (0..keys[1].len()).filter(|channel| is_drowned(*channel)).collect();
+    let sizes = expanded.sizes();
+    let largest = expanded.largest(|channel| !is_drowned(channel));
+    let largest = largest.max(map.growth() * source.largest(|_| true));
     for channel in &drowned {
-        if expanded.sizes[*channel] > GIANT * largest {
+        if sizes[*channel] > GIANT * largest {
             members[1][*channel] = Some((*count, Ratio::ONE));
             *count += 1;
         }
     }
-    let mut groups: BTreeMap<usize, [Vec<usize>; 2]> = BTreeMap::new();
-    for side in [0, 1] {
-        for (channel, member) in members[side].iter().enumerate() {
-            if let Some((group, _)) = member {
-                groups.entry(*group).or_default()[side].push(channel);
-            }
+    let Some(groups) = faint_groups(sides, keys, members, &drowned) else { return };
+    let centred = |fan_outs: Bounded| if modulo_one { fan_outs.centre_columns() } else { fan_outs };
+    let mut left = centred(expanded.fan_outs(&drowned)).value.mapv(f64::abs);
+    let mut lost = BTreeSet::new();
+    for Faint { group, channels } in groups {
+        let mut receipts = Vec::new();
+        let is_paid = channels.iter().all(|(side, channel, copies)| {
+            let fan_out = match side {
+                0 => map.image(&source.fan_outs(&[*channel])),
+                _ => expanded.fan_outs(&[*channel]),
+            };
+            let owed = centred(fan_out).value.column(0).mapv(|number| number.abs() / GIANT);
+            pay(owed, &mut left, copies, &mut receipts)
+        });
+        if is_paid {
+            lost.insert(group);
+            continue;
+        }
+        for (place, paid) in receipts {
+            let mut of = left.column_mut(place);
+            of += &paid;
         }
     }
-    let copies = |channel: usize| -> Vec<usize> {
-        let may_be = |copy: &&usize| {
-            let same_key = keys[0][channel].0 == keys[1][**copy].0;
-            source.may_be(channel, &expanded, **copy, same_key)
-        };
-        drowned.iter().filter(may_be).copied().collect()
-    };
-    let is_lost = |[originals, clear]: &[Vec<usize>; 2]| {
-        let copies: Vec<Vec<usize>> = originals.iter().map(|c| copies(*c)).collect();
-        let all: BTreeSet<usize> = copies.iter().flatten().chain(clear).copied().collect();
-        let noise: f64 = all.into_iter().map(|channel| expanded.noise(channel)).sum();
-        let limit = 2.0 * UNITS * noise;
-        !originals.is_empty()
-            && copies.iter().all(|copies| !copies.is_empty())
-            && originals.iter().all(|c| map.growth() * source.value(*c) <= limit)
-            && clear.iter().all(|c| expanded.value(*c) <= limit)
-    };
-    let lost = groups.into_iter().filter(|(_, channels)| is_lost(channels));
-    let lost: BTreeSet<usize> = lost.map(|(group, _)| group).collect();
     for member in members.iter_mut().flatten() {
         if member.is_some_and(|(group, _)| lost.contains(&group)) {
             *member = None;
@@ -99,55 +96,107 @@ pub(super) fn drop_faint(
     }
 }
 
-/// How much the channels of a sublayer contribute.
-struct Contributions<'a> {
-    writes: &'a Writes,
-    /// Of the fan-outs.
-    sizes: Vec<f64>,
+/// A group whose channels may all be faint.
+struct Faint {
+    group: usize,
+    /// The model of each, its number there, and the places of the drowned channels that it may be a
+    /// copy or the original of.
+    channels: Vec<(usize, usize, Vec<usize>)>,
 }
 
-impl Contributions<'_> {
-    /// What a channel's fan-out is multiplied by: the row of its key, and of its linear factor.
-    fn factors(&self, channel: usize) -> Vec<Row<'_>> {
-        let key = match &self.writes.keys {
-            Keys::Rows(rows) => Some(rows.row(channel)),
-            Keys::Patterns(..) => None,
-        };
-        let linear = self.writes.linear.as_ref().map(|(rows, of)| rows.row(of[channel]));
-        key.into_iter().chain(linear).collect()
-    }
+/// More numbers are not compared: it would take too long.
+const COMPARED_LIMIT: usize = 1 << 28;
 
-    /// Whether a channel contributes no more than the rounding of one of its factors does.
-    fn is_drowned(&self, channel: usize) -> bool {
-        self.factors(channel).iter().any(Row::is_drowned)
+/// The groups of the source that may be faint, those first that have the fewest drowned channels to
+/// themselves; none if it takes too long to tell.
+fn faint_groups(
+    sides: [&Writes; 2],
+    keys: [&[(usize, Ratio)]; 2],
+    members: &[Vec<Member>; 2],
+    drowned: &[usize],
+) -> Option<Vec<Faint>> {
+    let copies: Vec<(usize, Vec<Row>)> =
+        drowned.iter().map(|channel| (keys[1][*channel].0, factors(sides[1], *channel))).collect();
+    let mut groups: BTreeMap<usize, Vec<(usize, usize, Vec<usize>)>> = BTreeMap::new();
+    let mut strong = BTreeSet::new();
+    let mut compared = 0;
+    for side in [0, 1] {
+        let is_keyed = matches!(sides[side].keys, Keys::Rows(_));
+        for (channel, member) in members[side].iter().enumerate() {
+            let Some((group, _)) = member else { continue };
+            if strong.contains(group) || (side == 1 && !groups.contains_key(group)) {
+                continue;
+            }
+            let (key, mine) = (keys[side][channel].0, factors(sides[side], channel));
+            let may_be = |(_, (other, theirs)): &(usize, &(usize, Vec<Row>))| {
+                is_as_faint((&mine, is_keyed), theirs, key == *other)
+            };
+            let copies: Vec<usize> =
+                copies.iter().enumerate().filter(may_be).map(|(place, _)| place).collect();
+            let numbers: usize = mine.iter().map(Row::len).sum();
+            compared += drowned.len() + copies.len() * numbers;
+            if compared > COMPARED_LIMIT {
+                return None;
+            }
+            if copies.is_empty() {
+                strong.insert(*group);
+                groups.remove(group);
+            } else {
+                groups.entry(*group).or_default().push((side, channel, copies));
+            }
+        }
     }
+    let mut groups: Vec<Faint> =
+        groups.into_iter().map(|(group, channels)| Faint { group, channels }).collect();
+    groups.sort_by_key(|faint| faint.channels.iter().map(|(.., copies)| copies.len()).min());
+    Some(groups)
+}
 
-    /// The length of what a channel contributes.
-    fn value(&self, channel: usize) -> f64 {
-        self.factors(channel).iter().map(Row::length).product::<f64>() * self.sizes[channel]
+/// Pays what is owed, channel by channel of the stream, from what is left of these drowned
+/// fan-outs, `[hidden, drowned]`. Whether it is enough.
+fn pay(
+    mut owed: Array1<f64>,
+    left: &mut Array2<f64>,
+    from: &[usize],
+    receipts: &mut Vec<(usize, Array1<f64>)>,
+) -> bool {
+    for place in from {
+        if owed.iter().all(|owed| *owed == 0.0) {
+            break;
+        }
+        let mut of = left.column_mut(*place);
+        let paid = Zip::from(&owed).and(&of).map_collect(|owed, left| owed.min(*left));
+        owed -= &paid;
+        of -= &paid;
+        receipts.push((*place, paid));
     }
+    owed.iter().all(|owed| *owed == 0.0)
+}
 
-    /// The length of what the rounding of its factors contributes.
-    fn noise(&self, channel: usize) -> f64 {
-        let factors = self.factors(channel);
-        let of = |drowned: usize| -> f64 {
-            let others = factors.iter().enumerate().filter(|(factor, _)| *factor != drowned);
-            others.map(|(_, row)| row.length().max(row.bound())).product::<f64>()
-                * factors[drowned].bound()
-        };
-        (0..factors.len()).map(of).fold(0.0, f64::max) * self.sizes[channel]
-    }
+/// What a channel's fan-out is multiplied by: the row of its key, and of its linear factor.
+fn factors(writes: &Writes, channel: usize) -> Vec<Row<'_>> {
+    let key = match &writes.keys {
+        Keys::Rows(rows) => Some(rows.row(channel)),
+        Keys::Patterns(..) => None,
+    };
+    let linear = writes.linear.as_ref().map(|(rows, of)| rows.row(of[channel]));
+    key.into_iter().chain(linear).collect()
+}
 
-    /// Whether a drowned channel of the other may be a copy of this one.
-    fn may_be(&self, channel: usize, other: &Contributions, copy: usize, same_key: bool) -> bool {
-        let (mine, theirs) = (self.factors(channel), other.factors(copy));
-        let is_key = |factor: usize| factor == 0 && matches!(self.writes.keys, Keys::Rows(_));
-        let mut pairs = mine.iter().zip(&theirs).enumerate();
-        pairs.any(|(factor, (mine, theirs))| {
-            (same_key || is_key(factor))
-                && theirs.is_drowned()
-                && mine.equals(theirs, Ratio::ONE, UNITS)
-        })
+/// Whether one factor of a channel is as faint as the rounding of a drowned one, number by number,
+/// and the other, if it has one, is equal: the key of its linear factor, or the other way round.
+fn is_as_faint((mine, is_keyed): (&[Row], bool), theirs: &[Row], same_key: bool) -> bool {
+    let faint = |mine: &Row, theirs: &Row| {
+        let mut pairs = mine.value.iter().zip(theirs.variance);
+        pairs.all(|(v, variance)| v * v <= 4.0 * UNITS.powi(2) * variance) && theirs.is_zero(UNITS)
+    };
+    match (mine, theirs) {
+        ([mine], [theirs]) => (same_key || is_keyed) && faint(mine, theirs),
+        ([key, linear], [their_key, their_linear]) => {
+            (same_key && faint(linear, their_linear))
+                || (faint(key, their_key) && linear.equals(their_linear, Ratio::ONE, UNITS))
+        }
+        _ => false,
     }
 }
 
@@ -177,25 +226,27 @@ mod tests {
         assert!(dropped(40.0, Some([0.0, 0.1])) && !dropped(40.5, Some([0.0, 0.1])));
     }
 
-    /// The groups of two neurons of a source, of which the second is faint, and of expanded ones
-    /// that keys place in `groups`: `None` where rounding has drowned them.
-    fn left(fan_out: [f64; 2], expanded: &[(f64, f64, Option<usize>)]) -> [Vec<Option<usize>>; 2] {
-        let neurons = |rows: Vec<f64>, fan_out: Vec<f64>| {
-            let row = |values: Vec<f64>| Array2::from_shape_vec((1, values.len()), values).unwrap();
-            let zeros = Array2::zeros((1, rows.len()));
-            let fan_out = ndarray::concatenate![ndarray::Axis(0), row(fan_out), zeros];
-            Writes::of_neurons(row(rows).reversed_axes(), fan_out, None)
+    /// The groups of neurons of a source, of which all but the first are faint and one group, and
+    /// of expanded ones: a row, its fan-out, and the group that it was put in.
+    fn left(
+        fan_outs: &[f64],
+        expanded: &[(f64, [f64; 2], Option<usize>)],
+        modulo_one: bool,
+    ) -> [Vec<Option<usize>>; 2] {
+        let neurons = |neurons: Vec<(f64, [f64; 2])>| {
+            let row = |(row, _): &(f64, [f64; 2])| *row;
+            let rows = Array2::from_shape_fn((neurons.len(), 1), |(i, _)| row(&neurons[i]));
+            let fan_out = Array2::from_shape_fn((2, neurons.len()), |(i, j)| neurons[j].1[i]);
+            Writes::of_neurons(rows, fan_out, None)
         };
-        let source = neurons(vec![1.0, 1e-5], fan_out.to_vec());
-        let larger = neurons(
-            expanded.iter().map(|neuron| neuron.0).collect(),
-            expanded.iter().map(|neuron| neuron.1).collect(),
-        );
-        let groups: Vec<Option<usize>> = expanded.iter().map(|(.., group)| *group).collect();
+        let faint =
+            |(i, fan_out): (usize, &f64)| (if i == 0 { 1.0 } else { 1e-5 }, [*fan_out, 0.0]);
+        let source = neurons(fan_outs.iter().enumerate().map(faint).collect());
+        let larger = neurons(expanded.iter().map(|(row, fan_out, _)| (*row, *fan_out)).collect());
         let member = |group: Option<usize>| group.map(|group| (group, Ratio::ONE));
         let mut members = [
-            vec![member(Some(0)), member(Some(1))],
-            groups.into_iter().map(member).collect::<Vec<_>>(),
+            (0..fan_outs.len()).map(|i| member(Some(i.min(1)))).collect::<Vec<_>>(),
+            expanded.iter().map(|(.., group)| member(*group)).collect(),
         ];
         let keys = members.each_ref().map(|side| {
             side.iter().map(|m| m.unwrap_or((usize::MAX, Ratio::ONE))).collect::<Vec<_>>()
@@ -203,37 +254,51 @@ mod tests {
         let entries = [0, 1].map(|of| Entry::Copy { of, sign: 1.0 }).to_vec();
         let map = Map { source: 2, entries, scale: 1.0, scale_error: 0.0 };
         let sides = [&source, &larger];
-        drop_faint(sides, [&keys[0], &keys[1]], &map, &mut members, &mut 2);
+        drop_faint(sides, [&keys[0], &keys[1]], (&map, modulo_one), &mut members, &mut 2);
         members.map(|side| side.into_iter().map(|m| m.map(|(group, _)| group)).collect())
     }
+
+    const STRONG: (f64, [f64; 2], Option<usize>) = (1.0, [5.0, 0.0], Some(0));
 
     #[test]
     fn a_faint_neuron_is_held_to_nothing_where_its_copies_are_drowned() {
         // The bound of a row is 1e-6: both copies, or one of two, may be of the second.
-        let drowned = (2e-6, 3.0, None);
-        let fan_outs = [5.0, 6.0];
-        let found = left(fan_outs, &[(1.0, 5.0, Some(0)), drowned, drowned]);
+        let drowned = (2e-6, [3.0, 0.0], None);
+        let found = left(&[5.0, 6.0], &[STRONG, drowned, drowned], false);
         assert_eq!(found, [vec![Some(0), None], vec![Some(0), None, None]]);
-        let found = left(fan_outs, &[(1.0, 5.0, Some(0)), drowned, (1e-5, 3.0, Some(1))]);
+        let found = left(&[5.0, 6.0], &[STRONG, drowned, (1e-5, [3.0, 0.0], Some(1))], false);
         assert_eq!(found, [vec![Some(0), None], vec![Some(0), None, None]]);
         // Nothing is drowned, or what is is no copy.
-        for row in [(1e-5, 6.0, Some(1)), (-9e-6, 6.0, Some(2))] {
-            let found = left(fan_outs, &[(1.0, 5.0, Some(0)), row]);
+        for row in [(1e-5, [6.0, 0.0], Some(1)), (-9e-6, [6.0, 0.0], Some(2))] {
+            let found = left(&[5.0, 6.0], &[STRONG, row], false);
             assert_eq!(found, [vec![Some(0), Some(1)], vec![Some(0), row.2]]);
         }
     }
 
     #[test]
-    fn a_faint_neuron_counts_where_it_adds_more_than_the_rounding_of_its_copies() {
-        // 16 times 1e-6 of 3.7 are 5.92e-5, of 3.8 are 6.08e-5.
-        for (size, group) in [(3.7, Some(1)), (3.8, None)] {
-            let found = left([5.0, 6.0], &[(1.0, 5.0, Some(0)), (2e-6, size, None)]);
+    fn a_faint_neuron_counts_where_the_fan_outs_of_what_is_drowned_are_smaller() {
+        for (fan_out, group) in [([1.6, 0.0], None), ([1.4, 0.0], Some(1)), ([0.0, 9.0], Some(1))] {
+            let found = left(&[5.0, 6.0], &[STRONG, (2e-6, fan_out, None)], false);
             assert_eq!(found[0], [Some(0), group]);
         }
-        // So does a copy that was made larger: 16 times 1e-6 of 6 + 3 are 1.44e-4.
-        for (size, group) in [(14.3, None), (-14.5, Some(1))] {
-            let copy = (1e-5 * size / 3.0, 3.0, Some(1));
-            let found = left([5.0, 6.0], &[(1.0, 5.0, Some(0)), (2e-6, 6.0, None), copy]);
+        // Each pays once.
+        for (more, group) in [(0.9, None), (1.1, Some(1))] {
+            let drowned = (2e-6, [1.0, 0.0], None);
+            let found = left(&[5.0, 1.0, 1.0, 1.0, more], &[STRONG, drowned], false);
+            assert_eq!(found[0][1..], [group; 4]);
+        }
+        // A constant over the channels pays nothing where norms take it away.
+        for (fan_out, group) in [([6.0, 0.0], None), ([6.0, 6.0], Some(1))] {
+            let found = left(&[5.0, 6.0], &[STRONG, (2e-6, fan_out, None)], true);
+            assert_eq!(found[0], [Some(0), group]);
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_faint_neuron_that_was_made_larger_counts() {
+        for (row, group) in [(1.5e-5, None), (-1.7e-5, Some(1))] {
+            let others = [(2e-6, [6.0, 0.0], None), (row, [3.0, 0.0], Some(1))];
+            let found = left(&[5.0, 6.0], &[STRONG, others[0], others[1]], false);
             assert_eq!(found, [vec![Some(0), group], vec![Some(0), None, group]]);
         }
     }
@@ -241,7 +306,7 @@ mod tests {
     #[test]
     fn a_giant_that_is_multiplied_by_rounding_stands_alone() {
         for (size, group) in [(24.0, None), (-24.5, Some(2))] {
-            let found = left([5.0, 6.0], &[(1.0, 5.0, Some(0)), (2e-6, size, None)]);
+            let found = left(&[5.0, 6.0], &[STRONG, (2e-6, [size, 0.0], None)], false);
             assert_eq!(found[1], [Some(0), group]);
         }
     }
