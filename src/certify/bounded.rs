@@ -258,6 +258,10 @@ impl Row<'_> {
             return self.equals(other, Ratio::ONE, units).then_some(Ratio::ONE);
         }
         let ratio = self.fitted(other, square);
+        // Where no factor is known, a copy is as good as any multiple.
+        if !ratio.is_known() && self.equals(other, Ratio::ONE, units) {
+            return Some(Ratio::ONE);
+        }
         self.equals(other, ratio, units).then_some(ratio)
     }
 
@@ -383,6 +387,13 @@ mod tests {
         assert!(rows.row(1).is_zero(UNITS));
         assert!(!rows.row(1).ratio(&rows.row(0), UNITS).unwrap().is_known());
         assert!(rows.row(0).ratio(&rows.row(1), UNITS).is_none());
+    }
+
+    #[test]
+    fn what_rounding_has_left_of_a_copy_is_a_copy() {
+        let mut rows = Bounded::stored(array![[1e-4, 2e-4], [-3e-5, 1e-4]], 1e-9, 0.0);
+        rows.variance.row_mut(1).fill(1e-8);
+        assert_eq!(rows.row(1).ratio(&rows.row(0), UNITS).map(|ratio| ratio.factor), Some(1.0));
     }
 
     #[test]

@@ -35,12 +35,13 @@ pub(super) struct Strategy {
 
 impl Strategy {
     /// Between two models, in the order in which they are tried.
-    const PAIR: [Strategy; 5] = [
+    const PAIR: [Strategy; 6] = [
         Strategy { merge: 0.5, by_position: false, drop_faint: false },
         Strategy { merge: 0.5, by_position: true, drop_faint: false },
         Strategy { merge: UNITS, by_position: false, drop_faint: false },
         Strategy { merge: UNITS, by_position: true, drop_faint: false },
         Strategy { merge: 0.5, by_position: false, drop_faint: true },
+        Strategy { merge: 0.5, by_position: true, drop_faint: true },
     ];
 
     /// For what stands alone, in the order in which they are tried. Copies of one channel are
