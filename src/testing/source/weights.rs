@@ -141,8 +141,11 @@ pub(super) fn tensors(case: &SourceCase, model: &Model) -> BTreeMap<String, Tens
         part.missing -= rows * cols;
         // A tensor that is complete is rounded at once: a large model is held once, not twice.
         if part.missing == 0
-            && let Some(Open { shape, values, .. }) = open.remove(lens.name())
+            && let Some(Open { shape, mut values, .. }) = open.remove(lens.name())
         {
+            // Nor what the format rounds to −0.
+            let least = case.dtype.subnormal_roundoff();
+            values.iter_mut().filter(|value| value.abs() <= least).for_each(|value| *value = 0.0);
             let tensor = Tensor::from_values(case.dtype, shape, values);
             tensors.insert(lens.name().to_string(), tensor);
         }
