@@ -48,6 +48,11 @@ pub(super) struct Decision {
     pub evidence: Option<Evidence>,
 }
 
+/// Outputs whose rounding could hide a change of this share of their spread agree with those of any
+/// model: that no input shows a difference does not say then that the maps are right, and a row
+/// that rounding has drowned may be all that fails.
+pub(crate) const TELLING: f64 = 0.5;
+
 /// Decides.
 ///
 /// `resolution` is the smallest error of the outputs, relative to their spread, that a forward pass
@@ -75,7 +80,8 @@ pub(super) fn decide(
     // All of them: one that should show and does not means that the maps are not what the equations
     // take them for, and then the others say nothing either.
     let invisible = |failure: &Failure| {
-        failure.reach == Reach::Epsilon || resolution.is_some_and(|r| failure.relative < r)
+        let below = |r: f64| r < TELLING && failure.relative < r;
+        failure.reach == Reach::Epsilon || resolution.is_some_and(below)
     };
     let failures = &certificate.failures;
     if !failures.is_empty() && certificate.unknown.is_empty() && failures.iter().all(invisible) {
@@ -149,6 +155,16 @@ mod tests {
         let decision = decide(&fails(0.9, Reach::Epsilon), false, None);
         assert_eq!(decision.evidence, Some(Evidence::Equation));
         assert_eq!(decision.detail, Some(Detail::EpsLimited));
+    }
+
+    #[test]
+    fn outputs_that_rounding_moves_by_what_they_are_say_nothing_of_an_equation() {
+        let decision = decide(&fails(0.3, Reach::Any), false, Some(0.4));
+        assert_eq!(decision.evidence, Some(Evidence::Equation));
+        for resolution in [0.6, f64::INFINITY, f64::NAN] {
+            let decision = decide(&fails(0.3, Reach::Any), false, Some(resolution));
+            assert_eq!(decision.verdict, Verdict::Undecided, "{resolution}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod shorten;
 mod witness;
 
 pub use convolutional::CONVNET_PIXELS;
+pub(crate) use decide::TELLING;
 pub use decide::{Detail, Evidence, Verdict};
 pub use divergence::Divergence;
 pub use eps::EpsLimit;

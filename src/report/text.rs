@@ -7,7 +7,7 @@
 use super::wording::{count, factor, figure, full, plural};
 use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
-use crate::check::{DOUBTED, Detail, Divergence, EpsLimit, Evidence, Verdict};
+use crate::check::{DOUBTED, Detail, Divergence, EpsLimit, Evidence, TELLING, Verdict};
 use crate::compare::EXPLAINED;
 use crate::error::printable;
 
@@ -215,6 +215,7 @@ fn units(failure: &Failure) -> Option<String> {
 
 fn evidence(report: &Report, lines: &mut Lines) {
     let tried = plural(report.inputs_tried as u64, "input", "inputs");
+    let blurred = report.forward_resolution.filter(|resolution| *resolution >= TELLING);
     match (&report.witness, report.evidence) {
         (Some(found), _) => witness(found, lines),
         (None, Some(Evidence::Equation)) => lines.add(
@@ -235,6 +236,14 @@ fn evidence(report: &Report, lines: &mut Lines) {
         (None, _) if report.failures.is_empty() => {
             lines.add("evidence", format!("no difference found on {tried}; that proves nothing"));
         }
+        (None, _) if blurred.is_some() => lines.add(
+            "evidence",
+            format!(
+                "the equation fails, but outputs cannot confirm it: in {tried}, rounding of the \
+                 weights can hide a change by {} of their spread",
+                figure(blurred.unwrap_or_default())
+            ),
+        ),
         (None, _) => lines.add(
             "evidence",
             format!(
