@@ -2,7 +2,7 @@
 //! mistake among small numbers of the same row is no rounding of theirs.
 
 use lemon_check::check::{Verdict, check};
-use lemon_check::checkpoint::{Checkpoint, Tensor};
+use lemon_check::checkpoint::{Checkpoint, Dtype, Tensor};
 use lemon_check::expand::{Free, Options, Target, expand};
 use lemon_check::model::describe;
 use std::path::Path;
@@ -186,6 +186,61 @@ fn rounding_beside_which_others_are_live_blurs_no_factor() {
         assert_ne!(verdict(&hidden), Verdict::NotLossless, "{name}");
         assert_ne!(verdict(&wrong), Verdict::Lossless, "{name}");
     }
+}
+
+/// The model in float32, with all that writes to its stream centred, and nothing in channel 3: the
+/// norms, without β, return nothing there.
+fn with_a_silent_channel(mut model: Checkpoint) -> Checkpoint {
+    for name in model.tensors().keys().cloned().collect::<Vec<_>>() {
+        let tensor = &model.tensors()[&name];
+        let values: Vec<f64> =
+            (0..tensor.len()).map(|at| Dtype::F64.get(tensor.bytes(), at)).collect();
+        let writes = name.starts_with('w') || name.contains("c_proj");
+        let beta = name.contains("ln_") && name.ends_with("bias");
+        let value = |at: usize| {
+            let (row, channel) = (&values[at / 16 * 16..at / 16 * 16 + 16], at % 16);
+            match beta || (writes && channel == 3) {
+                true => 0.0,
+                false if writes => values[at] - (row.iter().sum::<f64>() - row[3]) / 15.0,
+                false => values[at],
+            }
+        };
+        let all = (0..values.len()).map(value);
+        let tensor = Tensor::from_values(Dtype::F32, tensor.shape.clone(), all);
+        let mut tensors = model.tensors().clone();
+        tensors.insert(name, tensor);
+        model = Checkpoint::in_memory("silent", model.config().clone(), tensors);
+    }
+    model
+}
+
+/// Equations of a LayerNorm take the rounding of a row's mean for independent in every column, so
+/// that a giant beside them loosens them all: outputs show what they miss, also hidden ones.
+#[test]
+fn a_giant_in_a_column_that_is_always_zero_hides_no_mistake() {
+    let source = with_a_silent_channel(load("gpt2-base"));
+    let target =
+        Target { hidden: Some(32), heads: Some(8), intermediate: Some(128), ..Target::default() };
+    let options = Options { target, free: Free::Equal, ..Options::default() };
+    let right = expand(&source, &describe(&source).unwrap(), &options).unwrap();
+    let gamma = |channel| {
+        let tensor = &right.tensors()["h.1.ln_1.weight"];
+        Dtype::F32.get(tensor.bytes(), channel)
+    };
+    let name = "h.1.attn.c_attn.weight";
+    let weight = &right.tensors()[name];
+    let wrong = |row: usize, col: usize, value: f64| {
+        let other = Dtype::F32.get(weight.bytes(), (row + 5) % 32 * 96 + col);
+        match (row, col < 32) {
+            (3, true) => 2e8,
+            (19, true) => -2e8 * gamma(3) / gamma(19),
+            (_, true) => other,
+            _ => value,
+        }
+    };
+    let verdict = |expanded| check(&source, expanded, &|_, _| ()).unwrap().verdict;
+    assert_eq!(verdict(&right), Verdict::Lossless);
+    assert_ne!(verdict(&with(&right, name, wrong)), Verdict::Lossless);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A witness for outputs that are hidden channels: no linear map explains them.
 
 use super::probes::many;
-use super::sample::{Described, OPERATIONS_LIMIT, PASSES, Side, cost, larger, longest, stacked};
+use super::sample::{Described, PASSES, Side, cost, larger, longest, stacked};
 use super::witness::Witness;
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Image, NOISE_FACTOR};
@@ -22,7 +22,8 @@ pub(super) struct Fitted {
     pub inputs: usize,
 }
 
-/// Tries every output that has no fixed channels.
+/// Tries every output that has no fixed channels; those of which enough rows can be had with so
+/// many `operations`.
 ///
 /// # Errors
 /// If a weight cannot be read or an output overflows.
@@ -30,6 +31,7 @@ pub(super) fn search(
     source: Described,
     expanded: Described,
     failures: &[Failure],
+    operations: f64,
 ) -> Result<Fitted> {
     let mut fitted = Fitted::default();
     // Outputs of every position first: they give many rows for one input.
@@ -42,11 +44,10 @@ pub(super) fn search(
         }
         let length = if first { FIRST_LENGTH } else { LENGTH };
         let count = inputs(source.1, length, first);
-        let most = longest(source, expanded, OPERATIONS_LIMIT / count as f64).max(4 * length);
+        let most = longest(source, expanded, operations / count as f64).max(4 * length);
         let probes = many(source.1, failures, count, (length, most));
         let tokens = count * positions(source.1, length);
-        let operations = PASSES * (cost(source, tokens) + cost(expanded, tokens));
-        if operations > OPERATIONS_LIMIT {
+        if PASSES * (cost(source, tokens) + cost(expanded, tokens)) > operations {
             continue;
         }
         fitted.inputs += probes.len();

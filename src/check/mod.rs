@@ -196,7 +196,8 @@ fn doubt(
     (source, expanded): (sample::Described, sample::Described),
 ) -> Result<()> {
     let tried = witness::outputs(source, expanded, &[], sample::DOUBT_LIMIT)?;
-    if tried.shown.is_none() {
+    let fitted = image_map::search(source, expanded, &[], sample::DOUBT_LIMIT)?;
+    if tried.shown.is_none() && fitted.witness.is_none() {
         return Ok(());
     }
     certificate.unknown.push(Unknown {
@@ -206,7 +207,8 @@ fn doubt(
                  explains: please report this pair"
                 .into(),
     });
-    (found.inputs, found.resolution) = (tried.inputs, tried.resolution);
+    found.inputs = tried.inputs + fitted.inputs;
+    found.resolution = sample::larger(tried.resolution, fitted.resolution);
     Ok(())
 }
 

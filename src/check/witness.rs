@@ -100,7 +100,7 @@ pub(super) fn search(
         let diverges = divergence(pair, junctions, &shown.probe)?;
         search.witness = Some(shown.witness(source.1, diverges));
     } else if source.1.outputs.iter().any(|output| !output.fixed) {
-        let fitted = image_map::search(source, expanded, failures)?;
+        let fitted = image_map::search(source, expanded, failures, OPERATIONS_LIMIT)?;
         search.inputs += fitted.inputs;
         search.resolution = larger(search.resolution, fitted.resolution);
         search.witness = fitted.witness;
