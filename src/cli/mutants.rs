@@ -98,8 +98,8 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
         ("models judged: made, held to the equations and run", judged.to_string()),
         ("of these, per second and core", format!("{rate:.0}")),
         ("right expansions", pairs.to_string()),
-        ("of these called different: false alarms", right(Right::false_alarms).to_string()),
-        ("of these undecided", right(|right| right.undecided).to_string()),
+        ("of these called different: false alarms", right(|right| right.alarms).to_string()),
+        ("of these undecided", right(Right::undecided).to_string()),
         ("mistakes that change an output", changed.to_string()),
         ("of these missed", total(false, |cell| cell.missed).to_string()),
         (
@@ -116,6 +116,7 @@ fn page(arguments: &MutantsArguments, surveys: &Surveys, seconds: f64) -> String
         ),
         ("equivalent changes", total(true, |cell| cell.equal).to_string()),
         ("of these proven", total(true, |cell| cell.proven).to_string()),
+        ("of these called different", total(true, |cell| cell.alarms).to_string()),
     ];
     page += "| | |\n| --- | --- |\n";
     for (what, count) in lines {

@@ -3,6 +3,8 @@
 //!
 //! What a change does is found by running both models in f64, never by its name: a mistake that
 //! changes no output is none, and an equivalent change that changes one is a bug of the catalogue.
+//! What computes the same and is not proven to is given to the whole [`check`], which looks for an
+//! input that shows a difference: a false alarm is a pair that it calls different.
 //!
 //! In f64 files an output that differs by more than [`VISIBLE`] is changed. In coarser ones less
 //! cannot be told from the rounding of the weights: it must differ by more than is measured where
@@ -24,6 +26,7 @@ use super::convolutional::CONV_MUTANTS;
 use super::random::{Draw, generator};
 use super::{Architecture, Intent, Mutant};
 use crate::certify::Certificate;
+use crate::check::{Verdict, check};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::Result;
 use rand::RngCore;
@@ -113,6 +116,8 @@ struct Judged<'a> {
     apart: f64,
     visible: f64,
     found: &'a Certificate,
+    /// The source, and the changed model.
+    pair: (&'a Checkpoint, &'a Checkpoint),
     /// What was changed: tensors, or the field.
     changed: &'a BTreeSet<&'a str>,
     /// Tensors that enter an equation together.
@@ -122,7 +127,7 @@ struct Judged<'a> {
 }
 
 impl Tally {
-    fn count(&mut self, judged: Judged) {
+    fn count(&mut self, judged: Judged) -> Result<()> {
         let proven = judged.found.proves_lossless();
         let cell =
             self.cells.entry((judged.intent == Intent::Equivalent, judged.name)).or_default();
@@ -130,9 +135,12 @@ impl Tally {
             cell.equal += 1;
             cell.proven += usize::from(proven);
             if !proven && judged.intent == Intent::Equivalent {
-                self.unproven.push(not_proven(judged.name, judged.found, judged.replay));
+                let verdict = verdict(judged.pair)?;
+                cell.alarms += usize::from(verdict == Verdict::NotLossless);
+                let note = not_proven(judged.name, verdict, judged.found, judged.replay);
+                self.unproven.push(note);
             }
-            return;
+            return Ok(());
         }
         cell.changed += 1;
         if proven || judged.intent == Intent::Equivalent {
@@ -144,7 +152,7 @@ impl Tally {
         let found = judged.found;
         cell.undecided += usize::from(is_undecided(found));
         let Some(blamed) = found.failures.first().map(|failure| failure.tensor.as_str()) else {
-            return;
+            return Ok(());
         };
         if judged.changed.contains(blamed) {
             cell.tensor += 1;
@@ -153,13 +161,28 @@ impl Tally {
         }) {
             cell.equation += 1;
         }
+        Ok(())
     }
 }
 
+/// What a user is told of a pair.
+fn verdict((source, expanded): (&Checkpoint, &Checkpoint)) -> Result<Verdict> {
+    Ok(check(source, expanded, &|_, _| ())?.verdict)
+}
+
 /// Says that `what`, which computes what the source does, is not proven, and why.
-fn not_proven(what: &str, found: &Certificate, replay: &dyn Fn() -> String) -> String {
+fn not_proven(
+    what: &str,
+    verdict: Verdict,
+    found: &Certificate,
+    replay: &dyn Fn() -> String,
+) -> String {
     let first = (found.failures.first(), found.unknown.first());
-    format!("{what} is not proven, {first:?}: {}", replay())
+    let verdict = match verdict {
+        Verdict::NotLossless => "called different",
+        Verdict::Lossless | Verdict::Undecided => "undecided",
+    };
+    format!("{what} is {verdict}, {first:?}: {}", replay())
 }
 
 /// The tensors whose bytes differ, and what the mutant says it changed if that is a field.

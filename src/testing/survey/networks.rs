@@ -16,7 +16,7 @@ pub(super) fn judge(changes: usize, seed: u64) -> Result<Tally> {
     let replay = || format!("seed {seed}, {}", pair.replay());
     let found = pair.certificate(&pair.expanded, &pair.expanded_net);
     let mut tally = Tally::default();
-    tally.right(pair.source_case.dtype, &found, &replay);
+    tally.right(pair.source_case.dtype, (&pair.source, &pair.expanded), &found, &replay)?;
     // What one rounding of every weight does is measured for Transformers only.
     if coarsest(&pair.expanded) != Dtype::F64 {
         return Ok(tally);
@@ -42,10 +42,11 @@ pub(super) fn judge(changes: usize, seed: u64) -> Result<Tally> {
             apart: apart(&right, &logits(&mutated.checkpoint, &net, &images)),
             visible: VISIBLE,
             found: &found,
+            pair: (&pair.source, &mutated.checkpoint),
             changed: &changed(&pair.expanded, &mutated.checkpoint, &mutated.subject),
             equations: &equations(&net),
             replay: &replay,
-        });
+        })?;
     }
     Ok(tally)
 }

@@ -1,8 +1,10 @@
 //! Counts.
 
-use super::not_proven;
+use super::{not_proven, verdict};
 use crate::certify::Certificate;
-use crate::checkpoint::Dtype;
+use crate::check::Verdict;
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::Result;
 use std::collections::BTreeMap;
 
 /// What became of many pairs.
@@ -26,14 +28,14 @@ pub struct Right {
     pub pairs: usize,
     /// How many are proven lossless.
     pub proven: usize,
-    /// How many are undecided: no part is blamed, and yet there is no proof.
-    pub undecided: usize,
+    /// How many are called different: false alarms.
+    pub alarms: usize,
 }
 
 impl Right {
-    /// How many are called different.
-    pub fn false_alarms(&self) -> usize {
-        self.pairs - self.proven - self.undecided
+    /// How many are neither proven nor called different.
+    pub fn undecided(&self) -> usize {
+        self.pairs - self.proven - self.alarms
     }
 }
 
@@ -55,23 +57,28 @@ pub struct Cell {
     pub equal: usize,
     /// Of these, those that are proven lossless.
     pub proven: usize,
+    /// Of equivalent changes, those that are called different: false alarms.
+    pub alarms: usize,
 }
 
 impl Tally {
-    /// Counts a right expansion.
+    /// Counts a right expansion, stored in `format`.
     pub(super) fn right(
         &mut self,
         format: Dtype,
+        pair: (&Checkpoint, &Checkpoint),
         found: &Certificate,
         replay: &dyn Fn() -> String,
-    ) {
+    ) -> Result<()> {
         let right = self.rights.entry(format.config_name()).or_default();
         right.pairs += 1;
         right.proven += usize::from(found.proves_lossless());
-        right.undecided += usize::from(is_undecided(found));
         if !found.proves_lossless() {
-            self.notes.push(not_proven("a right expansion", found, replay));
+            let verdict = verdict(pair)?;
+            right.alarms += usize::from(verdict == Verdict::NotLossless);
+            self.notes.push(not_proven("a right expansion", verdict, found, replay));
         }
+        Ok(())
     }
 
     /// Both together.
@@ -80,7 +87,7 @@ impl Tally {
             let sum = self.rights.entry(format).or_default();
             sum.pairs += right.pairs;
             sum.proven += right.proven;
-            sum.undecided += right.undecided;
+            sum.alarms += right.alarms;
         }
         for (key, cell) in other.cells {
             let sum = self.cells.entry(key).or_default();
@@ -96,7 +103,7 @@ impl Tally {
         self.rights.values().fold(Right::default(), |sum, right| Right {
             pairs: sum.pairs + right.pairs,
             proven: sum.proven + right.proven,
-            undecided: sum.undecided + right.undecided,
+            alarms: sum.alarms + right.alarms,
         })
     }
 
@@ -127,6 +134,7 @@ impl Cell {
             undecided: self.undecided + other.undecided,
             equal: self.equal + other.equal,
             proven: self.proven + other.proven,
+            alarms: self.alarms + other.alarms,
         }
     }
 }

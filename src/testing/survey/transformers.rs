@@ -27,7 +27,7 @@ pub fn survey_pair(models: &Models, changes: usize, seed: u64) -> Result<Tally> 
     let replay = || format!("seed {seed}, {}", models.replay());
     let found = certify(source, right, &|_, _| ())?;
     let mut tally = Tally::default();
-    tally.right(models.source_case.dtype, &found, &replay);
+    tally.right(models.source_case.dtype, (source.0, right.0), &found, &replay)?;
     if models.is_steep() {
         return Ok(tally);
     }
@@ -72,10 +72,11 @@ pub fn survey_pair(models: &Models, changes: usize, seed: u64) -> Result<Tally> 
             apart,
             visible,
             found: &found,
+            pair: (source.0, &mutated.checkpoint),
             changed: &changed(right.0, &mutated.checkpoint, &mutated.subject),
             equations: &equations(&model),
             replay: &replay,
-        });
+        })?;
     }
     Ok(tally)
 }
