@@ -6,12 +6,13 @@
 use super::agreement::Agreement;
 use super::attention_blame::value_bias_fault;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::channels::{Equations, Keys, Writes, compare};
+use super::channels::{Equations, compare};
 use super::cluster::Member;
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault, uneven_norm};
 use super::reader::Reader;
 use super::squares::Residual;
 use super::suspect::{Case, Half, NOT_EXPANDED, Part};
+use super::writes::{Keys, Writes};
 use crate::error::Result;
 use crate::model::{Lens, Linear, Mlp, Op};
 

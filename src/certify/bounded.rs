@@ -90,6 +90,15 @@ impl Bounded {
         self
     }
 
+    /// Multiplies all by a factor with its error.
+    pub fn scaled(&self, Ratio { factor, error }: Ratio) -> Self {
+        let spread = self.value.mapv(|v| (error * v).powi(2));
+        Bounded {
+            value: &self.value * factor,
+            variance: &self.variance * (factor * factor) + spread,
+        }
+    }
+
     /// The sum with a matrix of the same shape.
     pub fn plus(mut self, other: &Bounded) -> Self {
         self.value += &other.value;
@@ -243,6 +252,11 @@ impl Row<'_> {
     /// Whether it is no longer than its rounding may be, though some entries may be larger.
     pub fn is_drowned(&self) -> bool {
         self.length() <= UNITS * self.bound()
+    }
+
+    /// Whether every entry is as small as its bound, and not all are zero.
+    pub fn is_rounding(&self) -> bool {
+        self.is_zero(UNITS) && !self.is_zero(0.0)
     }
 
     /// The factor `c` for which `self = c·other` within `units` of the bounds, if there is one.

@@ -6,13 +6,14 @@
 //! any op with `M` for `E`; behind, `norm_T(M y) = E norm_S(y)` is the rule of a norm that writes
 //! the stream, with E given, and a condition on ε.
 
-use super::channels::{Equations, Writes, equations};
+use super::channels::{Equations, equations};
 use super::map::{Entry, Map};
 use super::ops::writes;
 use super::reader::Reader;
 use super::squares::Ledger;
 use super::stream::{Factor, written_map};
 use super::sublayer::{NO_NORM, Network};
+use super::writes::Writes;
 use crate::error::Result;
 use crate::model::{Branch, Norm, NormKind};
 

@@ -8,111 +8,15 @@
 //! group that the source lacks must sum to zero.
 
 use super::agreement::Agreement;
-use super::bounded::{Bounded, Ratio, Stored, UNITS};
+use super::bounded::{Bounded, Ratio, UNITS};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::map::Map;
 use super::negligible::{drop_faint, drop_zeros};
-use super::pattern::{Alike, Pattern};
+use super::pattern::Alike;
+use super::products::with_products;
 use super::squares::Residual;
-use ndarray::{ArrayView1, Axis, Zip};
+use super::writes::{Keys, Writes};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What a sublayer writes, channel by channel.
-pub(super) struct Writes {
-    pub keys: Keys,
-    /// Whether a key times a positive factor makes the channel times that factor (ReLU).
-    pub homogeneous: bool,
-    /// Linear factors and, for each channel, its row of them.
-    pub linear: Option<(Bounded, Vec<usize>)>,
-    /// `[hidden, channels]`.
-    pub fan_out: Stored,
-    /// LayerScale: a factor on each row of the fan-outs, `[hidden, 1]`.
-    pub scale: Option<Bounded>,
-    /// The constant that is written, LayerScale included: `[hidden, 1]`.
-    pub bias: Bounded,
-}
-
-impl Writes {
-    /// The size of each channel's fan-out.
-    pub fn sizes(&self) -> Vec<f64> {
-        let square = |column: ArrayView1<f64>| match &self.scale {
-            Some(scale) => {
-                column.iter().zip(&scale.value).map(|(w, s)| (w * s).powi(2)).sum::<f64>()
-            }
-            None => column.dot(&column),
-        };
-        self.fan_out.value.axis_iter(Axis(1)).map(|column| square(column).sqrt()).collect()
-    }
-
-    /// Whether what a channel's fan-out is multiplied by is zero within so many units of its
-    /// bounds, for any input: every activation maps zero to zero.
-    pub fn is_zero(&self, channel: usize, units: f64) -> bool {
-        let linear = self.linear.as_ref();
-        linear.is_some_and(|(rows, of)| rows.row(of[channel]).is_zero(units))
-            || matches!(&self.keys, Keys::Rows(rows) if rows.row(channel).is_zero(units))
-    }
-
-    /// The largest fan-out of those for which `is_meant`.
-    pub fn largest(&self, is_meant: impl Fn(usize) -> bool) -> f64 {
-        let sizes = self.sizes().into_iter().enumerate();
-        sizes.filter(|(channel, _)| is_meant(*channel)).map(|(_, size)| size).fold(0.0, f64::max)
-    }
-
-    /// A head of whose pattern nothing is known: see [`Pattern::is_blurred`].
-    pub fn blurred_head(&self) -> Option<usize> {
-        let Keys::Patterns(patterns, _) = &self.keys else { return None };
-        patterns.iter().position(Pattern::is_blurred)
-    }
-
-    /// Neurons without a gate: their rows, and their fan-outs in two channels.
-    #[cfg(test)]
-    pub fn of_neurons(
-        rows: ndarray::Array2<f64>,
-        fan_out: ndarray::Array2<f64>,
-        scale: Option<[f64; 2]>,
-    ) -> Self {
-        let floors = super::floors::Floors::even(2, fan_out.ncols(), 0.0);
-        let column = |[a, b]: [f64; 2]| Bounded::stored(ndarray::array![[a], [b]], 0.0, 0.0);
-        Writes {
-            keys: Keys::Rows(Bounded::stored(rows, 1e-9, 1e-6)),
-            homogeneous: false,
-            linear: None,
-            fan_out: Stored { value: fan_out, unit: 1e-9, floors },
-            scale: scale.map(column),
-            bias: Bounded::zeros(2, 1),
-        }
-    }
-
-    /// The fan-outs of these channels: `[hidden, channels]`.
-    pub fn fan_outs(&self, channels: &[usize]) -> Bounded {
-        let picked = Stored {
-            value: self.fan_out.value.select(Axis(1), channels),
-            unit: self.fan_out.unit,
-            floors: super::floors::Floors::even(self.fan_out.value.nrows(), channels.len(), 0.0),
-        };
-        match &self.scale {
-            Some(scale) => picked.bounded().times_rows(scale),
-            None => picked.bounded(),
-        }
-    }
-
-    /// The fan-outs of each of `count` groups summed: `[hidden, count]`.
-    fn sums(&self, groups: &[Member], count: usize) -> Bounded {
-        let sums = group_sums(&self.fan_out, groups, count);
-        match &self.scale {
-            Some(scale) => sums.times_rows(scale),
-            None => sums,
-        }
-    }
-}
-
-/// What decides a channel's non-linear factor.
-pub(super) enum Keys {
-    /// One folded row with its bias for each channel.
-    Rows(Bounded),
-    /// One pattern for each `n` channels.
-    Patterns(Vec<Pattern>, usize),
-}
 
 /// The groups of the channels of both models.
 pub(super) struct Groups {
@@ -124,14 +28,17 @@ pub(super) struct Groups {
     pub count: usize,
 }
 
+/// The key of each source and of each expanded channel, with the factor that it brings.
+pub(super) type KeyOf = [Vec<(usize, Ratio)>; 2];
+
 /// Groups the channels of a sublayer pair; either may be missing, for a sublayer that stands alone.
-pub(super) fn group(
+fn group(
     source: Option<&Writes>,
     expanded: Option<&Writes>,
     (map, modulo_one): (&Map, bool),
     strategy: Strategy,
     agreement: &mut Agreement,
-) -> Groups {
+) -> (Groups, KeyOf) {
     let (sides, source_writes) = ([source, expanded], source);
     let keys = key_groups(sides, strategy, agreement);
     let of = sides.map(|side| side.and_then(|w| w.linear.as_ref()));
@@ -176,11 +83,11 @@ pub(super) fn group(
             let copied = source_writes.filter(|_| side == 1).map_or(0.0, |source| {
                 map.growth() * source.largest(|channel| source.is_zero(channel, 0.0))
             });
-            drop_zeros(writes, copied, &mut members, side);
+            drop_zeros(writes, copied, &mut members, side, agreement);
         }
     }
     let [source, expanded] = members;
-    Groups { source, expanded, count }
+    (Groups { source, expanded, count }, keys)
 }
 
 /// Units of rounding within which patterns are looked for, one after the other.
@@ -260,6 +167,11 @@ fn key_groups(
             if let (Some(group), 1) = (found, side) {
                 pattern.agree(&known[group], head, agreement);
             }
+            let mixed = found.is_none() && strategy.products && (side == 1 || lone);
+            let found = match mixed {
+                true => known.iter().position(|known| pattern.is_mixed(known, head, agreement)),
+                false => found,
+            };
             let group = found.unwrap_or_else(|| {
                 known.push(pattern.into());
                 known.len() - 1
@@ -272,23 +184,6 @@ fn key_groups(
         }
         groups
     })
-}
-
-/// The fan-outs of each group summed: `[hidden, groups]`.
-fn group_sums(fan_out: &Stored, groups: &[Member], count: usize) -> Bounded {
-    let mut sums = Bounded::zeros(fan_out.value.nrows(), count);
-    Zip::indexed(fan_out.value.rows())
-        .and(sums.value.rows_mut())
-        .and(sums.variance.rows_mut())
-        .for_each(|i, row, mut sum, mut spread| {
-            for (j, (value, group)) in row.iter().zip(groups).enumerate() {
-                let Some((group, Ratio { factor, error })) = group else { continue };
-                sum[*group] += factor * value;
-                spread[*group] +=
-                    factor * factor * fan_out.variance((i, j), *value) + (error * value).powi(2);
-            }
-        });
-    sums
 }
 
 /// The largest relative error of a member's factor.
@@ -310,6 +205,10 @@ pub(super) struct Equations {
     pub wrong_groups: Vec<usize>,
     /// The equations of these groups alone.
     pub wrong_fan_out: Residual,
+    /// Whether channels are left out that are not zero.
+    pub drops: bool,
+    /// Of keys whose linear factors were mixed, the equations of their products.
+    pub products: Vec<Residual>,
     pub bias: Residual,
 }
 
@@ -333,8 +232,9 @@ impl Equations {
     }
 
     /// Every equation.
-    pub fn residuals(&self) -> [&Residual; 4] {
-        [&self.agreement.weight, &self.agreement.bias, &self.fan_out, &self.bias]
+    pub fn residuals(&self) -> impl Iterator<Item = &Residual> {
+        let held = [&self.agreement.weight, &self.agreement.bias, &self.fan_out, &self.bias];
+        held.into_iter().chain(&self.products)
     }
 }
 
@@ -354,8 +254,12 @@ pub(super) fn equations(
             .flatten()
             .any(|writes| matches!(writes.keys, Keys::Patterns(..)));
         let mut agreement = Agreement::new(if patterns { 2.0 * shared } else { shared });
-        let groups = group(source, expanded, (map, modulo_one), strategy, &mut agreement);
-        equations_of((groups, agreement), source, expanded, map, modulo_one, shared)
+        let (groups, keys) = group(source, expanded, (map, modulo_one), strategy, &mut agreement);
+        let found = equations_of((groups, agreement), source, expanded, (map, modulo_one), shared);
+        match strategy.products {
+            true => with_products(found, &keys, [source, expanded], (map, modulo_one), shared),
+            false => found,
+        }
     };
     let both = source.is_some() && expanded.is_some();
     let strategies = Strategy::all(both);
@@ -368,12 +272,11 @@ pub(super) fn equations(
     others.into_iter().find(Equations::inside_holds).unwrap_or(first)
 }
 
-fn equations_of(
+pub(super) fn equations_of(
     (groups, agreement): (Groups, Agreement),
     source: Option<&Writes>,
     expanded: Option<&Writes>,
-    map: &Map,
-    modulo_one: bool,
+    (map, modulo_one): (&Map, bool),
     shared: f64,
 ) -> Equations {
     let sums = |writes: Option<&Writes>, of: &[Member], rows| match writes {
@@ -386,11 +289,19 @@ fn equations_of(
     };
     let lhs = sums(expanded, &groups.expanded, map.expanded());
     let rhs = map.image(&sums(source, &groups.source, map.source));
-    let shared = shared + map.scale_error + factor_error(&groups);
+    // Fan-outs of many copies of one channel may all be rounded to one side.
+    let units = [source, expanded].into_iter().flatten().map(|writes| writes.fan_out.unit);
+    let shared = shared + map.scale_error + factor_error(&groups) + units.fold(0.0, f64::max);
     let (fan_out, (wrong_groups, wrong_fan_out)) = compare(lhs, rhs, modulo_one, shared);
     let (lhs, rhs) = (bias(expanded, map.expanded()), map.image(&bias(source, map.source)));
     let (bias, _) = compare(lhs, rhs, modulo_one, shared);
-    Equations { groups, agreement, fan_out, wrong_groups, wrong_fan_out, bias }
+    let drops = |writes: Option<&Writes>, of: &[Member]| {
+        let mut left_out = of.iter().enumerate().filter(|(_, member)| member.is_none());
+        writes.is_some_and(|writes| left_out.any(|(channel, _)| !writes.is_zero(channel, 0.0)))
+    };
+    let drops = drops(source, &groups.source) || drops(expanded, &groups.expanded);
+    let products = Vec::new();
+    Equations { groups, agreement, fan_out, wrong_groups, wrong_fan_out, drops, products, bias }
 }
 
 /// Compares two matrices; says which columns are wrong, and how these compare. `modulo_one`: up to
@@ -440,14 +351,7 @@ fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> (Vec<usize>, Residual) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{Array2, array};
-
-    #[test]
-    fn the_size_of_a_fan_out_is_its_length_behind_layer_scale() {
-        let sizes = |scale| Writes::of_neurons(array![[1.0]], array![[3.0], [4.0]], scale).sizes();
-        assert_eq!(sizes(None), [5.0]);
-        assert_eq!(sizes(Some([2.0, 0.5])), [40f64.sqrt()]);
-    }
+    use ndarray::Array2;
 
     #[test]
     fn a_row_of_zeros_may_be_a_copy_of_one_so_small_that_rounding_took_it() {

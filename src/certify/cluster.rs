@@ -31,17 +31,21 @@ pub(super) struct Strategy {
     /// Whether groups are dropped that rounding has drowned, and drowned rows of the expanded,
     /// which have no direction, are held to none.
     pub drop_faint: bool,
+    /// Whether heads and keys are compared by products where no channel is equal to any.
+    pub products: bool,
 }
 
 impl Strategy {
     /// Between two models, in the order in which they are tried.
-    const PAIR: [Strategy; 6] = [
-        Strategy { merge: 0.5, by_position: false, drop_faint: false },
-        Strategy { merge: 0.5, by_position: true, drop_faint: false },
-        Strategy { merge: UNITS, by_position: false, drop_faint: false },
-        Strategy { merge: UNITS, by_position: true, drop_faint: false },
-        Strategy { merge: 0.5, by_position: false, drop_faint: true },
-        Strategy { merge: 0.5, by_position: true, drop_faint: true },
+    const PAIR: [Strategy; 8] = [
+        Strategy { merge: 0.5, by_position: false, drop_faint: false, products: false },
+        Strategy { merge: 0.5, by_position: true, drop_faint: false, products: false },
+        Strategy { merge: UNITS, by_position: false, drop_faint: false, products: false },
+        Strategy { merge: UNITS, by_position: true, drop_faint: false, products: false },
+        Strategy { merge: 0.5, by_position: false, drop_faint: true, products: false },
+        Strategy { merge: 0.5, by_position: true, drop_faint: true, products: false },
+        Strategy { merge: 0.5, by_position: false, drop_faint: false, products: true },
+        Strategy { merge: 0.5, by_position: true, drop_faint: true, products: true },
     ];
 
     /// For what stands alone, in the order in which they are tried. Copies of one channel are
@@ -49,11 +53,12 @@ impl Strategy {
     /// to a channel, as at width 1, other channels are near as well, and one that lies between two
     /// limits is told from one copy and taken for the other. So the limit is lowered until all
     /// copies are on one side of it.
-    const LONE: [Strategy; 4] = [
-        Strategy { merge: UNITS, by_position: false, drop_faint: false },
-        Strategy { merge: 4.0, by_position: false, drop_faint: false },
-        Strategy { merge: 2.0, by_position: false, drop_faint: false },
-        Strategy { merge: 1.0, by_position: false, drop_faint: false },
+    const LONE: [Strategy; 5] = [
+        Strategy { merge: UNITS, by_position: false, drop_faint: false, products: false },
+        Strategy { merge: 4.0, by_position: false, drop_faint: false, products: false },
+        Strategy { merge: 2.0, by_position: false, drop_faint: false, products: false },
+        Strategy { merge: 1.0, by_position: false, drop_faint: false, products: false },
+        Strategy { merge: UNITS, by_position: false, drop_faint: false, products: true },
     ];
 
     /// The one that is tried first between two models.

@@ -13,7 +13,7 @@
 use super::agreement::Agreement;
 use super::blame::{Accused, READS, Verdict};
 use super::bounded::{Bounded, Stored};
-use super::channels::{Groups, Keys, Writes, equations};
+use super::channels::{Groups, equations};
 use super::cluster::{Items, Member, Sameness, Strategy, cluster};
 use super::explain::{Blame, constant_ratio, norm_fault, row_fault};
 use super::fields::active;
@@ -25,6 +25,7 @@ use super::spread::{Shares, Spread, Units, read_equally};
 use super::squares::{Ledger, Residual};
 use super::sublayer::{Network, told};
 use super::suspect::Case;
+use super::writes::{Keys, Writes};
 use crate::error::Result;
 use crate::model::{Experts, Linear, Mlp, Op};
 use ndarray::{Array2, Axis, concatenate};
@@ -202,7 +203,8 @@ impl Mixtures<'_> {
         let neurons = source.fan_out.value.ncols();
         let found = hold(&average(&copies, neurons));
         if found.hold() {
-            found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
+            found.residuals().for_each(|residual| ledger.hold(residual));
+            ledger.certificate.exact &= !found.drops;
             return self.note(of, (members, &copies), found.groups, ledger);
         }
         // One copy that is wrong by itself, if there is one.

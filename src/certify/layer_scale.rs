@@ -4,12 +4,13 @@
 //! then the writer is as it should be.
 
 use super::blame::Verdict;
-use super::channels::{Writes, equations};
+use super::channels::equations;
 use super::explain::{Blame, constant_ratio};
 use super::map::{Entry, Map};
 use super::ops::{scaled, writes};
 use super::reader::Reader;
 use super::squares::Residual;
+use super::writes::Writes;
 use crate::error::Result;
 use crate::model::Op;
 

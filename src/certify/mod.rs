@@ -48,6 +48,7 @@ mod negligible;
 mod ops;
 mod outputs;
 mod pattern;
+mod products;
 mod range;
 mod reader;
 mod rounded;
@@ -62,6 +63,7 @@ mod streamed;
 mod sublayer;
 mod suspect;
 mod words;
+mod writes;
 
 pub use bounded::UNITS;
 pub use certificate::{Certificate, Failure, MapInWords, Reach, Unknown};

@@ -1,9 +1,10 @@
 //! Channels that contribute no more than rounding, whatever became of their copies.
 
+use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, Row, UNITS};
-use super::channels::{Keys, Writes};
 use super::cluster::Member;
 use super::map::Map;
+use super::writes::{Keys, Writes};
 use ndarray::{Array1, Array2, Zip};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +14,15 @@ use std::collections::{BTreeMap, BTreeSet};
 /// small as rounding: that of others, by which their sums are held, comes to as much. (A neuron
 /// that reads nothing is copied to one that reads `z` from one copy of a channel and `−z` from
 /// another.) Where some are zero alone, the group is of copies whose bounds differ.
+///
+/// Rows of rounding are one equation with zero, over all of them: every one near its limit, many
+/// neurons together would be no rounding any more.
 pub(super) fn drop_zeros(
     writes: &Writes,
     copied: f64,
     members: &mut [Vec<Member>; 2],
     side: usize,
+    agreement: &mut Agreement,
 ) {
     let others: BTreeSet<usize> = members[1 - side].iter().flatten().map(|(g, _)| *g).collect();
     let usual = writes.largest(|channel| !writes.is_zero(channel, UNITS)).max(copied);
@@ -28,9 +33,13 @@ pub(super) fn drop_zeros(
     let something = numbered.filter(|(channel, _)| !is_nothing(*channel));
     let kept: BTreeSet<usize> =
         something.filter_map(|(_, member)| Some(member.as_ref()?.0)).collect();
-    for member in &mut members[side] {
+    for (channel, member) in members[side].iter_mut().enumerate() {
         if member.is_some_and(|(group, _)| !others.contains(&group) && !kept.contains(&group)) {
             *member = None;
+            for row in factors(writes, channel).iter().filter(|row| row.is_rounding()) {
+                let zero = Bounded::zeros(1, row.len());
+                agreement.add(row, &zero.row(0), Ratio::ONE, channel, 0);
+            }
         }
     }
 }
@@ -216,7 +225,7 @@ mod tests {
                 scale,
             );
             let mut members = [vec![], vec![Some((0, Ratio::ONE)), Some((1, Ratio::ONE))]];
-            drop_zeros(&writes, 0.0, &mut members, 1);
+            drop_zeros(&writes, 0.0, &mut members, 1, &mut Agreement::new(0.0));
             assert!(members[1][0].is_some());
             members[1][1].is_none()
         };
@@ -224,6 +233,20 @@ mod tests {
         assert!(dropped(28.0, None) && !dropped(28.5, None));
         assert!(dropped(280.0, Some([0.0, 0.1])) == dropped(40.0, None));
         assert!(dropped(40.0, Some([0.0, 0.1])) && !dropped(40.5, Some([0.0, 0.1])));
+    }
+
+    #[test]
+    fn many_rows_near_their_limit_are_no_rounding() {
+        let holds = |row: f64| {
+            let rows = Array2::from_elem((100, 1), row);
+            let writes = Writes::of_neurons(rows, Array2::ones((2, 100)), None);
+            let mut members = [vec![], vec![Some((0, Ratio::ONE)); 100]];
+            let mut agreement = Agreement::new(0.0);
+            drop_zeros(&writes, 2.0, &mut members, 1, &mut agreement);
+            assert!(members[1].iter().all(Option::is_none));
+            agreement.holds()
+        };
+        assert!(holds(1e-6) && !holds(7e-6));
     }
 
     /// The groups of neurons of a source, of which all but the first are faint and one group, and

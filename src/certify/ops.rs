@@ -1,10 +1,10 @@
 //! What attention and MLP write, channel by channel.
 
 use super::bounded::{Bounded, Stored};
-use super::channels::{Keys, Writes};
 use super::fields::OtherCode;
 use super::pattern::patterns;
 use super::reader::{Folded, Reader};
+use super::writes::{Keys, Writes};
 use crate::error::{Error, Result};
 use crate::model::{Activation, Attention, Mlp, Op};
 use ndarray::{Array2, ArrayView1, Axis};

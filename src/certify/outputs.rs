@@ -273,13 +273,13 @@ impl Network<'_> {
             return Ok(false);
         };
         let rows = (readers.0.fold(s)?.joined(), readers.1.fold(t)?.joined());
-        let mut agreement = Agreement::new(readers.1.shared);
         let [groups_s, groups_t] = cluster(
             &[Some(Items::of_rows(&rows.0)), Some(Items::of_rows(&rows.1))],
             Sameness::Equal,
             Strategy::FIRST,
-            &mut agreement,
+            &mut Agreement::new(0.0),
         );
+        let mut agreement = Agreement::new(readers.1.shared);
         let group = |g: &Member| g.map_or(usize::MAX, |(group, _)| group);
         let mut members = vec![Vec::new(); rows.0.rows() + rows.1.rows()];
         for (row, g) in groups_s.iter().enumerate() {
@@ -305,6 +305,7 @@ impl Network<'_> {
             entries.push(match if stays { Some(position) } else { of } {
                 Some(of) => {
                     used[of] += 1;
+                    agreement.add(&large, &rows.0.row(of), Ratio::ONE, row, rows.1.cols());
                     Entry::Copy { of, sign: 1.0 }
                 }
                 None if rows.1.row(row).is_zero(UNITS) => Entry::Zero,

@@ -15,6 +15,8 @@
 //! their bias is not: then it counts. Norms of queries and keys are folded in by `head_norm`; the
 //! mask, the window and the cap itself are compared before patterns are.
 
+mod mixed;
+
 use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
 use super::head_norm::{Denominator, behind_norm};
@@ -305,15 +307,19 @@ impl Channel {
     /// Whether keys and queries are equal as they stand.
     fn equals(&self, other: &Channel, units: f64) -> bool {
         let equal = |a: &Bounded, b: &Bounded| a.row(0).equals(&b.row(0), Ratio::ONE, units);
-        (self.frequency - other.frequency).abs() <= 1e-12 * self.frequency.abs()
+        self.has_frequency(other.frequency)
             && equal(&self.key, &other.key)
             && equal(&self.query, &other.query)
+    }
+
+    fn has_frequency(&self, frequency: f64) -> bool {
+        (self.frequency - frequency).abs() <= 1e-12 * self.frequency.abs()
     }
 
     /// The ratio of the keys, if the two are equal: opposite ratios cancel in the product. Keys
     /// that cannot be told from zero have no ratio; then both factors must be equal as they stand.
     fn ratio(&self, other: &Channel, units: f64) -> Option<Ratio> {
-        if (self.frequency - other.frequency).abs() > 1e-12 * self.frequency.abs() {
+        if !self.has_frequency(other.frequency) {
             return None;
         }
         let ratio = self.key.row(0).ratio(&other.key.row(0), units);

@@ -2,12 +2,13 @@
 //! this; it is for words.
 
 use super::bounded::{Stored, UNITS};
-use super::channels::{Groups, Writes};
+use super::channels::Groups;
 use super::cluster::Member;
 use super::map::Entry;
 use super::reader::Reader;
 use super::side::Side;
 use super::stored::StoredRows;
+use super::writes::Writes;
 use crate::error::Result;
 use crate::model::{Attention, Linear, Op};
 use std::collections::BTreeMap;

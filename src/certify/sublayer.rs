@@ -121,7 +121,8 @@ impl<'a> Network<'a> {
                 ledger.hold(residual);
             }
         }
-        if found.inside_holds() {
+        ledger.certificate.exact &= !found.drops;
+        if found.inside_holds() && found.products.is_empty() {
             let (notes, ops) = (&mut ledger.notes, (&source.op, &expanded.op));
             notes.spreads.extend(Spread::of(place, ops, readers.1.side, &t, &found.groups)?);
             notes.equal_reads.extend(read_equally(readers.1, &expanded.op)?);
@@ -242,7 +243,8 @@ impl<'a> Network<'a> {
             }
             self.head_epsilons(&found, op, place, ledger);
             if found.hold() {
-                found.residuals().into_iter().for_each(|residual| ledger.hold(residual));
+                found.residuals().for_each(|residual| ledger.hold(residual));
+                ledger.certificate.exact &= !found.drops;
                 continue;
             }
             let half = (&reader, op);

@@ -38,8 +38,9 @@ impl Way {
     /// All, in the order in which they are tried. Any that is held is as good as another.
     pub fn all() -> impl Iterator<Item = Way> {
         [Sameness::Equal, Sameness::PositiveMultiple].into_iter().flat_map(|same| {
-            // What is in no group here goes to the nearest row.
-            let strategies = Strategy::all(true).iter().filter(|strategy| !strategy.drop_faint);
+            // What is in no group here goes to the nearest row, and nothing is a product.
+            let by_rows = |strategy: &&Strategy| !strategy.drop_faint && !strategy.products;
+            let strategies = Strategy::all(true).iter().filter(by_rows);
             strategies.map(move |strategy| Way { same, strategy: *strategy })
         })
     }

@@ -40,6 +40,12 @@ pub(super) struct Written {
 }
 
 impl FanOut<'_> {
+    /// The rounding of fan-outs: those of many copies of one channel may all be rounded to one side.
+    fn unit(&self) -> f64 {
+        let ((source, expanded), (s, t)) = (self.sides, self.writers);
+        source.unit(&s.weight).max(expanded.unit(&t.weight))
+    }
+
     /// Holds both equations; `None` where one of them does not hold as it stands.
     ///
     /// # Errors
@@ -57,7 +63,7 @@ impl FanOut<'_> {
         let of: Vec<Option<usize>> = (0..map.expanded()).map(place).collect();
         let bundles = Bundle::single(map.source, &of);
         let mut held = Held {
-            fan_out: Residual::new(self.shared),
+            fan_out: Residual::new(self.shared + self.unit()),
             constants: (Bounded::zeros(map.source, 1), Bounded::zeros(map.expanded(), 1)),
             pairs: runs(self.units.1.iter().copied()),
             mean: Line { value: vec![0.0; source.fold.width()], ..Line::default() },

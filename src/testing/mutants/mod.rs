@@ -12,6 +12,7 @@ pub(super) mod edit;
 mod fields;
 mod heads;
 mod linears;
+mod mixed;
 mod norms;
 mod pair;
 mod same;
@@ -278,6 +279,12 @@ mutants! {
     ValueOutputRescaled, "value and output rescaled", Equivalent, same::value_output_rescaled;
     /// A neuron's linear input doubled and its fan-out halved (gated, or ReLU).
     NeuronRescaled, "neuron rescaled", Equivalent, same::neuron_rescaled;
+    /// Queries and keys of one key/value group in another basis, inverse to each other.
+    QueriesKeysMixed, "queries and keys mixed", Equivalent, mixed::queries_and_keys;
+    /// Values of one key/value group in another basis, and what reads them in its inverse.
+    ValuesMixed, "values mixed", Equivalent, mixed::values;
+    /// Of two copies of a gated neuron, one has what the other lacks of the linear input.
+    GatedNeuronsBlended, "gated neurons blended", Equivalent, mixed::gated_neurons;
 }
 
 impl Mutant {
