@@ -196,8 +196,14 @@ impl Residual {
         TYPICAL_UNITS * TYPICAL_UNITS * self.entries as f64 + UNITS * UNITS
     }
 
+    /// Independent roundings add in quadrature; but those of numbers that are alike are too, and
+    /// may all have one sign: of a table of few magnitudes that is multiplied by a factor, or of
+    /// any in a format of few digits. Then they sum to `Σ bound·|right side|`, which is at most this
+    /// root.
     fn scale_limit(&self) -> f64 {
-        UNITS * self.spread.sqrt() + 2.0 * self.shared * self.square
+        let independent = UNITS * self.spread.sqrt();
+        let alike = (self.noise * self.square).sqrt();
+        independent.max(alike) + 2.0 * self.shared * self.square
     }
 
     /// The best-fit factor `⟨lhs, rhs⟩/⟨rhs, rhs⟩`.

@@ -133,3 +133,17 @@ fn a_ledger_counts_its_own_equations_and_those_of_another() {
     all.append(booked([5, 6]));
     assert_eq!((all.certificate.equations, all.certificate.entries), (4, 18));
 }
+
+#[test]
+fn roundings_of_one_sign_hold_and_a_factor_beyond_them_does_not() {
+    // A table of one magnitude: every number is rounded to the same side by almost a unit.
+    let unit = 2f64.powi(-9);
+    let holds = |units: f64| {
+        let source = Bounded::stored(Array2::from_elem((200, 200), 0.7), 0.0, 0.0);
+        let rounded = 0.7 * (1.0 + units * unit);
+        let expanded = Bounded::stored(Array2::from_elem((200, 200), rounded), unit, 0.0);
+        Residual::of(&expanded, &source, 0.0).holds()
+    };
+    assert!(holds(0.9) && holds(-0.9));
+    assert!(!holds(1.2) && !holds(-1.2));
+}
