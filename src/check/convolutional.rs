@@ -2,7 +2,7 @@
 
 use super::decide::decide;
 use super::probes::{Probe, random_image};
-use super::sample::larger;
+use super::sample::{Resolution, both};
 use super::{Check, Effect, MEASURED_UP_TO, Subject, Witness, WitnessSearch};
 use crate::certify::{Unknown, certify_convnets};
 use crate::checkpoint::Checkpoint;
@@ -65,7 +65,7 @@ pub(super) fn check(
         effect: (proven && found.images > 0).then_some(effect),
         certificate,
         witness: found.witness,
-        forward_resolution: if proven { None } else { found.resolution },
+        forward_resolution: found.resolution.filter(|_| !proven).map(|r| r.coarsest),
         inputs_tried: if proven { 0 } else { found.images },
         eps_limits: Vec::new(),
     })
@@ -115,7 +115,7 @@ fn subject((checkpoint, net): (&Checkpoint, &ConvNet)) -> Subject {
 #[derive(Default)]
 struct Found {
     witness: Option<Witness>,
-    resolution: Option<f64>,
+    resolution: Option<Resolution>,
     /// Largest difference relative to the spread of the source's logits.
     apart: f64,
     images: usize,
@@ -132,7 +132,7 @@ fn search(source: (&Checkpoint, &ConvNet), expanded: (&Checkpoint, &ConvNet)) ->
         let noise = small.noise + large.noise;
         let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * size;
         let resolution = Spread::of(&small.values).units(threshold);
-        found.resolution = larger(found.resolution, Some(resolution));
+        found.resolution = both(found.resolution, Resolution::of(resolution));
         found.apart = found.apart.max(difference.relative);
         found.images += 1;
         if difference.largest > threshold && found.witness.is_none() {

@@ -1,5 +1,6 @@
 //! The rules by which findings become a verdict.
 
+use super::sample::Resolution;
 use crate::certify::{Certificate, Failure, Reach};
 use serde::Serialize;
 
@@ -49,19 +50,18 @@ pub(super) struct Decision {
 }
 
 /// Outputs whose rounding could hide a change of this share of their spread agree with those of any
-/// model: that no input shows a difference does not say then that the maps are right, and a row
-/// that rounding has drowned may be all that fails.
-pub(crate) const TELLING: f64 = 0.5;
+/// model. If there are no others, that no input shows a difference does not say that the maps are
+/// right, and rows that rounding has drowned, copies of which nobody can tell, may be all that fails.
+const TELLING: f64 = 0.5;
 
 /// Decides.
 ///
-/// `resolution` is the smallest error of the outputs, relative to their spread, that a forward pass
-/// can tell from rounding; `None` where no output could be compared, and then a failure that is not
-/// an ε stays undecided.
+/// `resolution` says which errors of the outputs a forward pass can tell from rounding; `None`
+/// where no output could be compared, and then a failure that is not an ε stays undecided.
 pub(super) fn decide(
     certificate: &Certificate,
     witness: bool,
-    resolution: Option<f64>,
+    resolution: Option<Resolution>,
 ) -> Decision {
     let detail = certificate.only_epsilon_fails().then_some(Detail::EpsLimited);
     let not_lossless =
@@ -80,7 +80,7 @@ pub(super) fn decide(
     // All of them: one that should show and does not means that the maps are not what the equations
     // take them for, and then the others say nothing either.
     let invisible = |failure: &Failure| {
-        let below = |r: f64| r < TELLING && failure.relative < r;
+        let below = |r: Resolution| r.finest < TELLING && failure.relative < r.coarsest;
         failure.reach == Reach::Epsilon || resolution.is_some_and(below)
     };
     let failures = &certificate.failures;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn no_equation_is_no_proof() {
-        let decision = decide(&Certificate::default(), false, Some(1e-6));
+        let decision = decide(&Certificate::default(), false, Resolution::of(1e-6));
         assert_eq!(decision.verdict, Verdict::Undecided);
     }
 
@@ -137,20 +137,20 @@ mod tests {
     fn one_unknown_leaves_it_undecided() {
         let unknown = Unknown { subject: "w".into(), reason: "strange".into() };
         let certificate = Certificate { unknown: vec![unknown], ..holds() };
-        assert_eq!(decide(&certificate, false, Some(1e-6)).verdict, Verdict::Undecided);
-        let decision = decide(&certificate, true, Some(1e-6));
+        assert_eq!(decide(&certificate, false, Resolution::of(1e-6)).verdict, Verdict::Undecided);
+        let decision = decide(&certificate, true, Resolution::of(1e-6));
         assert_eq!(decision.evidence, Some(Evidence::Witness));
     }
 
     #[test]
     fn a_failure_that_should_show_and_does_not_is_undecided() {
-        let decision = decide(&fails(0.1, Reach::Any), false, Some(1e-6));
+        let decision = decide(&fails(0.1, Reach::Any), false, Resolution::of(1e-6));
         assert_eq!(decision.verdict, Verdict::Undecided);
     }
 
     #[test]
     fn a_failure_below_what_a_forward_pass_resolves_counts_by_its_equation() {
-        let decision = decide(&fails(1e-8, Reach::Any), false, Some(1e-6));
+        let decision = decide(&fails(1e-8, Reach::Any), false, Resolution::of(1e-6));
         assert_eq!(decision.evidence, Some(Evidence::Equation));
         let decision = decide(&fails(0.9, Reach::Epsilon), false, None);
         assert_eq!(decision.evidence, Some(Evidence::Equation));
@@ -159,12 +159,12 @@ mod tests {
 
     #[test]
     fn outputs_that_rounding_moves_by_what_they_are_say_nothing_of_an_equation() {
-        let decision = decide(&fails(0.3, Reach::Any), false, Some(0.4));
-        assert_eq!(decision.evidence, Some(Evidence::Equation));
-        for resolution in [0.6, f64::INFINITY, f64::NAN] {
-            let decision = decide(&fails(0.3, Reach::Any), false, Some(resolution));
-            assert_eq!(decision.verdict, Verdict::Undecided, "{resolution}");
-        }
+        let evidence = |finest| {
+            let resolution = Resolution { finest, coarsest: 7.0 };
+            decide(&fails(0.3, Reach::Any), false, Some(resolution)).evidence
+        };
+        assert_eq!(evidence(0.4), Some(Evidence::Equation));
+        assert_eq!((evidence(0.6), evidence(f64::INFINITY)), (None, None));
     }
 
     #[test]
@@ -172,16 +172,19 @@ mod tests {
         let epsilon = fails(0.9, Reach::Epsilon);
         let unknown = Unknown { subject: "embedding".into(), reason: "no map".into() };
         let beside_unknown = Certificate { unknown: vec![unknown], ..epsilon.clone() };
-        assert_eq!(decide(&beside_unknown, false, Some(1e-6)).verdict, Verdict::Undecided);
+        assert_eq!(
+            decide(&beside_unknown, false, Resolution::of(1e-6)).verdict,
+            Verdict::Undecided
+        );
         let mut beside_unseen = fails(0.5, Reach::Any);
         beside_unseen.failures.extend(epsilon.failures);
-        assert_eq!(decide(&beside_unseen, false, Some(1e-6)).verdict, Verdict::Undecided);
-        assert_eq!(decide(&beside_unseen, true, Some(1e-6)).detail, None);
+        assert_eq!(decide(&beside_unseen, false, Resolution::of(1e-6)).verdict, Verdict::Undecided);
+        assert_eq!(decide(&beside_unseen, true, Resolution::of(1e-6)).detail, None);
     }
 
     #[test]
     fn a_failure_with_a_witness_is_not_lossless() {
-        let decision = decide(&fails(0.1, Reach::Any), true, Some(1e-6));
+        let decision = decide(&fails(0.1, Reach::Any), true, Resolution::of(1e-6));
         assert_eq!(decision.verdict, Verdict::NotLossless);
         assert_eq!(decision.evidence, Some(Evidence::Witness));
     }

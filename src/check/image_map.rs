@@ -1,7 +1,7 @@
 //! A witness for outputs that are hidden channels: no linear map explains them.
 
 use super::probes::many;
-use super::sample::{Described, PASSES, Side, cost, larger, longest, stacked};
+use super::sample::{Described, PASSES, Resolution, Side, both, cost, longest, stacked};
 use super::witness::Witness;
 use crate::certify::Failure;
 use crate::compare::{COMPUTING_FLOOR, Image, NOISE_FACTOR};
@@ -18,7 +18,7 @@ const FIRST_LENGTH: usize = 2;
 #[derive(Default)]
 pub(super) struct Fitted {
     pub witness: Option<Witness>,
-    pub resolution: Option<f64>,
+    pub resolution: Option<Resolution>,
     pub inputs: usize,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn search(
         let sides = (Side::run(source, &probes)?, Side::run(expanded, &probes)?);
         for output in outputs {
             let found = fit(source.1.outputs[output].name, &sides, output);
-            fitted.resolution = larger(fitted.resolution, Some(found.resolution));
+            fitted.resolution = both(fitted.resolution, found.resolution);
             fitted.witness = fitted.witness.or(found.witness);
         }
     }
@@ -84,7 +84,7 @@ fn inputs(model: &Model, length: usize, first: bool) -> usize {
 }
 
 struct Fit {
-    resolution: f64,
+    resolution: Option<Resolution>,
     witness: Option<Witness>,
 }
 
@@ -113,7 +113,7 @@ fn fit(name: &'static str, (source, expanded): &(Side, Side), output: usize) -> 
         noises.push(&space.of_same_columns(moved_small.view()).residual(large.view()) - &rest);
     }
     let enough_rows = small.nrows() >= Image::rows_needed(small.ncols());
-    let mut found = Fit { resolution: 0.0, witness: None };
+    let mut found = Fit { resolution: None, witness: None };
     let mut worst = 0.0;
     for channel in 0..large.ncols() {
         let noise: f64 = noises.iter().map(|n| size(n.column(channel))).sum();
@@ -122,7 +122,7 @@ fn fit(name: &'static str, (source, expanded): &(Side, Side), output: usize) -> 
         let threshold = NOISE_FACTOR * noise + COMPUTING_FLOOR * scale + left_out;
         let residual = size(rest.column(channel));
         if scale > 0.0 {
-            found.resolution = found.resolution.max(threshold / scale);
+            found.resolution = both(found.resolution, Resolution::of(threshold / scale));
         }
         let excess = if threshold > 0.0 { residual / threshold } else { 0.0 };
         if enough_rows && excess > 1.0 && excess > worst {

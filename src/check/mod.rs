@@ -17,7 +17,6 @@ mod shorten;
 mod witness;
 
 pub use convolutional::CONVNET_PIXELS;
-pub(crate) use decide::TELLING;
 pub use decide::{Detail, Evidence, Verdict};
 pub use divergence::Divergence;
 pub use eps::EpsLimit;
@@ -178,7 +177,7 @@ pub fn check_with(
         expanded: subjects.1,
         certificate,
         witness: found.witness,
-        forward_resolution: found.resolution,
+        forward_resolution: found.resolution.map(|resolution| resolution.coarsest),
         inputs_tried: found.inputs,
         eps_limits,
         effect,
@@ -208,7 +207,7 @@ fn doubt(
                 .into(),
     });
     found.inputs = tried.inputs + fitted.inputs;
-    found.resolution = sample::larger(tried.resolution, fitted.resolution);
+    found.resolution = sample::both(tried.resolution, fitted.resolution);
     Ok(())
 }
 

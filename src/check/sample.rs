@@ -180,7 +180,27 @@ pub(super) const DOUBT_LIMIT: f64 = 3e10;
 /// Forward passes that [`Side::run`] makes.
 pub(super) const PASSES: f64 = 1.0 + SEEDS.len() as f64;
 
-/// The larger of two figures, of which either may be missing.
-pub(super) fn larger(one: Option<f64>, other: Option<f64>) -> Option<f64> {
-    one.into_iter().chain(other).reduce(f64::max)
+/// What two have together, of which either may be missing.
+pub(super) fn both(one: Option<Resolution>, other: Option<Resolution>) -> Option<Resolution> {
+    one.into_iter().chain(other).reduce(|a, b| Resolution {
+        finest: a.finest.min(b.finest),
+        coarsest: a.coarsest.max(b.coarsest),
+    })
+}
+
+/// The smallest errors of outputs, relative to their spread, that a forward pass can tell from
+/// rounding.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resolution {
+    /// Of the output and the input that show most.
+    pub finest: f64,
+    /// Of those that show least.
+    pub coarsest: f64,
+}
+
+impl Resolution {
+    /// Of one output of one input.
+    pub fn of(smallest: f64) -> Option<Resolution> {
+        Some(Resolution { finest: smallest, coarsest: smallest })
+    }
 }

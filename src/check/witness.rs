@@ -4,7 +4,7 @@ use super::divergence::{Divergence, divergence};
 use super::image_map;
 use super::probes::{LONG, Probe, probes};
 use super::sample::{
-    Compared, Described, OPERATIONS_LIMIT, SHORTENING_LIMIT, Side, cost, larger, longest,
+    Compared, Described, OPERATIONS_LIMIT, Resolution, SHORTENING_LIMIT, Side, both, cost, longest,
     meaningful,
 };
 use super::shorten::shorten;
@@ -74,7 +74,7 @@ const SMALL: f64 = 1e8;
 #[derive(Default)]
 pub(super) struct Search {
     pub witness: Option<Witness>,
-    pub resolution: Option<f64>,
+    pub resolution: Option<Resolution>,
     pub inputs: usize,
 }
 
@@ -102,7 +102,7 @@ pub(super) fn search(
     } else if source.1.outputs.iter().any(|output| !output.fixed) {
         let fitted = image_map::search(source, expanded, failures, OPERATIONS_LIMIT)?;
         search.inputs += fitted.inputs;
-        search.resolution = larger(search.resolution, fitted.resolution);
+        search.resolution = both(search.resolution, fitted.resolution);
         search.witness = fitted.witness;
     }
     Ok(search)
@@ -114,7 +114,7 @@ pub(super) struct Tried {
     /// The shortest input that shows a difference.
     pub shown: Option<Shown>,
     /// As [`super::Check::forward_resolution`].
-    pub resolution: Option<f64>,
+    pub resolution: Option<Resolution>,
     /// How many inputs were run.
     pub inputs: usize,
 }
@@ -144,7 +144,7 @@ pub(super) fn outputs(
         let fixed = source.1.outputs.iter().enumerate().filter(|(_, output)| output.fixed);
         for (output, _) in fixed {
             let compared = Compared::of(&sides, index, output);
-            tried.resolution = larger(tried.resolution, Some(compared.resolution()));
+            tried.resolution = both(tried.resolution, Resolution::of(compared.resolution()));
             if compared.differs() && tried.shown.is_none() {
                 tried.shown = Some(Shown { probe: probe.clone(), output, compared });
             }

@@ -7,9 +7,10 @@
 use super::wording::{count, factor, figure, full, plural};
 use super::{ModelSummary, Report, WitnessSummary};
 use crate::certify::Failure;
-use crate::check::{DOUBTED, Detail, Divergence, EpsLimit, Evidence, TELLING, Verdict};
+use crate::check::{DOUBTED, Detail, Divergence, EpsLimit, Evidence, Verdict};
 use crate::compare::EXPLAINED;
 use crate::error::printable;
+use std::path::Path;
 
 /// Maps, further failures and unknowns that are listed; JSON has them all.
 const LISTED: usize = 8;
@@ -215,9 +216,8 @@ fn units(failure: &Failure) -> Option<String> {
 
 fn evidence(report: &Report, lines: &mut Lines) {
     let tried = plural(report.inputs_tried as u64, "input", "inputs");
-    let blurred = report.forward_resolution.filter(|resolution| *resolution >= TELLING);
     match (&report.witness, report.evidence) {
-        (Some(found), _) => witness(found, lines),
+        (Some(found), _) => witness(found, report, lines),
         (None, Some(Evidence::Equation)) => lines.add(
             "evidence",
             "the equation itself: its effect is below what outputs show above storage rounding",
@@ -236,14 +236,6 @@ fn evidence(report: &Report, lines: &mut Lines) {
         (None, _) if report.failures.is_empty() => {
             lines.add("evidence", format!("no difference found on {tried}; that proves nothing"));
         }
-        (None, _) if blurred.is_some() => lines.add(
-            "evidence",
-            format!(
-                "the equation fails, but outputs cannot confirm it: in {tried}, rounding of the \
-                 weights can hide a change by {} of their spread",
-                figure(blurred.unwrap_or_default())
-            ),
-        ),
         (None, _) => lines.add(
             "evidence",
             format!(
@@ -254,7 +246,7 @@ fn evidence(report: &Report, lines: &mut Lines) {
     }
 }
 
-fn witness(witness: &WitnessSummary, lines: &mut Lines) {
+fn witness(witness: &WitnessSummary, report: &Report, lines: &mut Lines) {
     match witness {
         WitnessSummary::Outputs {
             input_ids,
@@ -298,8 +290,12 @@ fn witness(witness: &WitnessSummary, lines: &mut Lines) {
             if let Some(diverges) = diverges {
                 lines.add("diverges", divergence(diverges));
             }
-            lines.add("replay", &replay[0]);
-            lines.add("", &replay[1]);
+            // A model in memory has a name, and no file that a command could read.
+            if Path::new(&report.source.path).exists() && Path::new(&report.expanded.path).exists()
+            {
+                lines.add("replay", &replay[0]);
+                lines.add("", &replay[1]);
+            }
         }
         WitnessSummary::NoLinearMap {
             output,
