@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes the parsers, the command line and the two oracles. Needs cargo-fuzz; stable Rust is enough.
 #
-#   fuzz/run.sh smoke             every target for a few thousand cases with fixed seeds
+#   fuzz/run.sh smoke             every target for 3000 cases with a fixed seed, at most a minute each,
+#                                 from the seeds alone
 #   fuzz/run.sh SECONDS [TARGET]  every target (or one) for so long
 #   fuzz/run.sh full [TARGET]     every target (or one) for 10 million cases or 20 minutes of CPU
 #                                 time; ends each with its row of reports/fuzzing.md
@@ -14,14 +15,17 @@ cd "$(dirname "$0")"
 export RAYON_NUM_THREADS=1
 
 targets=(header index config folder pair)
+corpus=corpus
+
+what=${1:?smoke, full, or a number of seconds}
 
 # fuzz TARGET FLAGS: goes on from the corpus that earlier runs left.
 fuzz() {
     local target=$1 dictionary=dictionaries/config.dict
     shift
     case $target in header | index) dictionary=dictionaries/safetensors.dict ;; esac
-    mkdir -p "corpus/$target"
-    cargo fuzz run --sanitizer none "$target" "corpus/$target" "seeds/$target" -- \
+    mkdir -p "$corpus/$target"
+    cargo fuzz run --sanitizer none "$target" "$corpus/$target" "seeds/$target" -- \
         -dict="$dictionary" -close_fd_mask=1 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
         -len_control=0 \
         "$@" 2>&1 | grep -vE '^(error|warning|  )|^#[0-9]+.*(NEW|REDUCE|RELOAD)'
@@ -46,8 +50,10 @@ full() {
 }
 
 cargo fuzz build --sanitizer none
-case ${1:?smoke, full, or a number of seconds} in
+case $what in
 smoke)
+    corpus=$(mktemp -d)
+    trap 'rm -r "$corpus"' EXIT
     for target in "${targets[@]}"; do
         fuzz "$target" -seed=1 -runs=3000 -max_total_time=60
     done
@@ -55,6 +61,7 @@ smoke)
         echo "the canary does not fail: failures are not seen" >&2
         exit 1
     fi
+    echo "no target fails, and the canary does"
     ;;
 full)
     for target in ${2:-"${targets[@]}"}; do
@@ -63,7 +70,7 @@ full)
     ;;
 *)
     for target in ${2:-"${targets[@]}"}; do
-        fuzz "$target" -max_total_time="$1"
+        fuzz "$target" -max_total_time="$what"
     done
     ;;
 esac

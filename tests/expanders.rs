@@ -35,7 +35,8 @@ fn with(mutant: Mutant) -> impl Fn(&Checkpoint, &TargetCase) -> Result<Option<Ch
 fn right_code_passes_on_every_family() {
     let all = Trials { cases: 2 * Architecture::ALL.len() as u64, ..Trials::new() };
     let tried = all.run(|source, target| right(source, target).map(Some)).unwrap();
-    assert_eq!((tried.lossless, tried.unsupported), (all.cases, 0));
+    assert_eq!((tried.lossless + tried.unchanged, tried.unsupported), (all.cases, 0));
+    assert!(tried.lossless > tried.unchanged, "{tried}");
 }
 
 #[test]
@@ -91,9 +92,50 @@ fn an_error_is_a_failure_and_kept() {
 }
 
 #[test]
-#[should_panic(expected = "nothing was checked: 0 lossless")]
+#[should_panic(expected = "too little was checked: 0 lossless")]
 fn code_that_supports_nothing_is_not_passed() {
     check_expander(|_, _| Ok(None));
+}
+
+/// Targets with more neurons, and nothing else.
+fn only_wider(source: &Checkpoint, target: &TargetCase) -> bool {
+    let model = describe(source).unwrap();
+    let (old, new) = (model.sizes, target);
+    (old.hidden, old.heads, old.layers) == (new.hidden, new.heads, new.layers)
+        && (old.kv_heads, old.head_dim) == (new.kv_heads, new.head_dim)
+        && old.intermediate < new.intermediate
+}
+
+#[test]
+#[should_panic(expected = "the expansion fails (NotLossless)")]
+fn code_that_supports_few_targets_is_tried_on_as_many() {
+    let wrong = with(Mutant::FanOutNotSplit);
+    let families = ["gpt2", "llama"];
+    check_expander(|source, target| {
+        let family = describe(source)?.family.name;
+        match families.contains(&family) && only_wider(source, target) {
+            true => wrong(source, target),
+            false => Ok(None),
+        }
+    });
+}
+
+#[test]
+fn a_panic_is_a_failure_and_made_small() {
+    let panics = |source: &Checkpoint, target: &TargetCase| {
+        assert!(target.layers < 3, "no layer {}", target.layers);
+        right(source, target).map(Some)
+    };
+    let found = trials(&[Architecture::Gpt2]).run(panics).unwrap_err();
+    assert_eq!((found.fault, found.target.layers), (Fault::Panic, 3), "{found}");
+    assert!(found.report.contains("no layer 3"), "{found}");
+    assert_eq!(format!("{found:?}"), found.to_string());
+}
+
+#[test]
+fn a_failure_of_a_model_in_memory_names_no_command() {
+    let found = trials(&[Architecture::Llama]).run(with(Mutant::FanOutNotSplit)).unwrap_err();
+    assert!(found.report.contains("witness") && !found.report.contains("replay"), "{found}");
 }
 
 #[test]

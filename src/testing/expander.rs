@@ -51,14 +51,16 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::{Sizes, describe};
 use rand::RngCore;
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How often, and on what, expansion code is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trials {
     /// The families of the random sources, in turn.
     pub families: Vec<Architecture>,
-    /// How many random pairs of a source and a target.
+    /// How many random pairs of a source and a target that the code does.
     pub cases: u64,
     /// What all random choices follow from.
     pub seed: u64,
@@ -72,7 +74,11 @@ impl Trials {
 
     /// Gives random sources and targets to `expander`, and checks what it returns: a model of the
     /// target's sizes that is proven to compute what the source computes. `Ok(None)` says that the
-    /// code does not do this source or this target, which is counted and no failure.
+    /// code does not do this source or this target, which is counted and no failure; others are
+    /// drawn in its place, up to [`DRAWS`] for each case. A panic of the code is a failure.
+    ///
+    /// Sources whose outputs are constant, or moved by rounding as far as they go, are not drawn:
+    /// they show nothing.
     ///
     /// Of a target, sizes bind; `free`, `cancel`, `insert_after` and `seed` are what our own
     /// expansion would make of the freedom that is left.
@@ -85,13 +91,17 @@ impl Trials {
     ) -> std::result::Result<Tried, Box<Counterexample>> {
         let mut tried = Tried::default();
         let families = self.families.iter().cycle();
-        for (case, family) in (0..self.cases).zip(families) {
+        for (case, family) in (0..self.cases.saturating_mul(DRAWS)).zip(families) {
+            if tried.lossless + tried.unchanged == self.cases {
+                break;
+            }
             let mut rng = generator(generator(self.seed ^ case.rotate_left(32)).next_u64());
             let source = SourceCase::random(*family, &mut rng);
             let target = TargetCase::random(&source, &mut rng);
             let pair = (source, target);
             match judge(&pair, &mut expander) {
-                Some(Outcome::Lossless) => tried.lossless += 1,
+                Some(Outcome::Lossless { grown: true }) => tried.lossless += 1,
+                Some(Outcome::Lossless { grown: false }) => tried.unchanged += 1,
                 Some(Outcome::Unsupported) => tried.unsupported += 1,
                 Some(Outcome::Fails(how, _)) => return Err(minimal(pair, how, &mut expander)),
                 // Our own expansion refuses the case: it says nothing about other code.
@@ -108,18 +118,30 @@ impl Default for Trials {
     }
 }
 
-/// Tries expansion code on random architectures of every family; see [`Trials::run`].
+/// So many random pairs are drawn for each case that is to be tried, as code may do but a few.
+pub const DRAWS: u64 = 20;
+
+/// Fewer expansions that grow show too little.
+const FEWEST: u64 = 20;
+
+/// Tries expansion code on random architectures of every family, and says on standard output how
+/// many; see [`Trials::run`].
 ///
 /// # Panics
 /// With the smallest counterexample, if the code returns anything but a lossless expansion; and if
-/// it does none of the cases.
+/// it does so few of the cases that they show little.
 #[track_caller]
 pub fn check_expander(
     expander: impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
 ) {
-    match Trials::new().run(expander) {
-        Ok(tried) if tried.lossless > 0 => {}
-        Ok(tried) => panic!("nothing was checked: {tried}"),
+    let trials = Trials::new();
+    match trials.run(expander) {
+        Ok(tried) if tried.lossless >= FEWEST.min(trials.cases) => println!("{tried}"),
+        Ok(tried) => panic!(
+            "too little was checked: {tried}. Restrict `Trials::families` to what the code does, \
+             raise LEMON_CASES, or have sources drawn by `testing::arbitrary` and choose the \
+             target yourself"
+        ),
         Err(found) => panic!("{found}"),
     }
 }
@@ -127,21 +149,26 @@ pub fn check_expander(
 /// What became of all cases, where none failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried {
-    /// Expansions that are proven lossless.
+    /// Expansions that are proven lossless, and larger than their source.
     pub lossless: u64,
+    /// Models of the source's own sizes that are proven lossless.
+    pub unchanged: u64,
     /// Cases that the code says it does not do.
     pub unsupported: u64,
 }
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} lossless, {} not supported", self.lossless, self.unsupported)
+        let Tried { lossless, unchanged, unsupported } = self;
+        write!(f, "{lossless} lossless, {unchanged} of unchanged size, {unsupported} not supported")
     }
 }
 
 /// In which way expansion code fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// It panicked.
+    Panic,
     /// It returned an error.
     Error,
     /// What it returned is no model that can be read, or not one that the source can become.
@@ -155,7 +182,21 @@ pub enum Fault {
 }
 
 /// A case in which expansion code fails: none that is one step smaller fails in the same way.
-#[derive(Clone, Debug)]
+///
+/// What it shows can be made again:
+///
+/// ```
+/// use lemon_check::testing::{Models, SourceCase, TargetCase};
+///
+/// # fn again(source: &str, target: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// let source: SourceCase = serde_json::from_str(source)?;
+/// let target: TargetCase = serde_json::from_str(target)?;
+/// let models = Models::build(source, target)?;
+/// println!("{:?}", models.source.tensors().keys());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct Counterexample {
     /// In which way.
     pub fault: Fault,
@@ -166,6 +207,15 @@ pub struct Counterexample {
     /// The check's report, or what is wrong instead.
     pub report: String,
 }
+
+/// As it is displayed: what `unwrap` shows of it is to be read.
+impl fmt::Debug for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Counterexample {}
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -180,21 +230,27 @@ impl fmt::Display for Counterexample {
 
 /// What one case came to.
 enum Outcome {
-    Lossless,
+    Lossless { grown: bool },
     Unsupported,
     Fails(Fault, String),
 }
 
-/// Tries one case; nothing if it is no legal one.
+/// Tries one case; nothing if it is no legal one, or shows nothing.
 fn judge(
     (source, target): &PairCase,
     expander: &mut impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
 ) -> Option<Outcome> {
     let models = Models::build(source.clone(), target.clone()).ok()?;
-    let expanded = match expander(&models.source, target) {
-        Ok(Some(expanded)) => expanded,
-        Ok(None) => return Some(Outcome::Unsupported),
-        Err(error) => return Some(Outcome::Fails(Fault::Error, error.to_string())),
+    // The norm of one channel is its sign, or nothing.
+    if models.source_model.sizes.hidden == 1 || models.is_steep() {
+        return None;
+    }
+    let expand = AssertUnwindSafe(|| expander(&models.source, target));
+    let expanded = match catch_unwind(expand) {
+        Ok(Ok(Some(expanded))) => expanded,
+        Ok(Ok(None)) => return Some(Outcome::Unsupported),
+        Ok(Err(error)) => return Some(Outcome::Fails(Fault::Error, error.to_string())),
+        Err(panic) => return Some(Outcome::Fails(Fault::Panic, message(&*panic))),
     };
     let no_model = |error: crate::Error| Outcome::Fails(Fault::NoModel, error.to_string());
     let found = match describe(&expanded) {
@@ -205,13 +261,22 @@ fn judge(
         return Some(Outcome::Fails(Fault::OtherSizes, difference));
     }
     Some(match report_on(&models.source, &expanded) {
-        Ok(report) if report.passed => Outcome::Lossless,
+        Ok(report) if report.passed => {
+            Outcome::Lossless { grown: models.source_model.sizes != models.expanded_model.sizes }
+        }
         Ok(report) if report.verdict == Verdict::Undecided => {
             Outcome::Fails(Fault::Undecided, report.text())
         }
         Ok(report) => Outcome::Fails(Fault::NotLossless, report.text()),
         Err(error) => no_model(error),
     })
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("it panicked: {}", words.unwrap_or("without words"))
 }
 
 /// The first size that is not the one asked for.

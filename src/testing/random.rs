@@ -14,8 +14,13 @@ pub fn generator(seed: u64) -> ChaCha8Rng {
 
 /// How many random cases a property is held to: as many as the environment variable `LEMON_CASES`
 /// says, or `usual`.
+///
+/// # Panics
+/// If it is set and no whole number: to fall back would look as if so many had been tried.
 pub fn cases(usual: u32) -> u32 {
-    std::env::var("LEMON_CASES").ok().and_then(|number| number.parse().ok()).unwrap_or(usual)
+    let Some(set) = std::env::var_os("LEMON_CASES") else { return usual };
+    let number = set.to_str().and_then(|number| number.parse().ok());
+    number.unwrap_or_else(|| panic!("LEMON_CASES is {set:?}: give a whole number, such as 1000"))
 }
 
 /// As [`cases`], but never fewer than `usual`: where so many are needed to meet everything that
