@@ -62,6 +62,27 @@ fn torch_conforms() {
     python_conforms("torch");
 }
 
+/// The kernels of `backends/wgpu`, built to where `LEMON_WGPU` says.
+#[test]
+fn wgpu_conforms() {
+    let Ok(command) = std::env::var("LEMON_WGPU") else {
+        assert!(!is_required("wgpu"), "build backends/wgpu and name its program in LEMON_WGPU");
+        eprintln!("LEMON_WGPU is not set and wgpu was not asked");
+        return;
+    };
+    let mut backend = Program::start(&command, Limits::default()).unwrap();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let outcome = ask(&mut backend, MANY, dtype);
+        agrees(&outcome);
+        for tally in &outcome.subjects {
+            let is_op = !tally.subject.starts_with("forward ");
+            assert!(!is_op || tally.cases == MANY, "{tally:?}");
+        }
+        let models = outcome.subjects.iter().filter(|t| t.subject.starts_with("forward "));
+        assert_eq!(models.filter(|t| t.cases > 0).count(), outcome.backend.forward.len());
+    }
+}
+
 fn python_conforms(name: &str) {
     if let Some((mut backend, cases)) = python_backend(name) {
         conforms(&mut backend, cases);
