@@ -198,8 +198,8 @@ impl Residual {
 
     /// Independent roundings add in quadrature; but those of numbers that are alike are too, and
     /// may all have one sign: of a table of few magnitudes that is multiplied by a factor, or of
-    /// any in a format of few digits. Then they sum to `Σ bound·|right side|`, which is at most this
-    /// root.
+    /// any in a format of few digits. Then they sum to `Σ bound·|right side|`, which is at most
+    /// this root.
     fn scale_limit(&self) -> f64 {
         let independent = UNITS * self.spread.sqrt();
         let alike = (self.noise * self.square).sqrt();

@@ -124,8 +124,8 @@ pub const DRAWS: u64 = 20;
 /// Fewer expansions that grow show too little.
 const FEWEST: u64 = 20;
 
-/// Tries expansion code on random architectures of every family, and says on standard output how
-/// many; see [`Trials::run`].
+/// Tries expansion code on random architectures of every family, and says how many; see
+/// [`Trials::run`].
 ///
 /// # Panics
 /// With the smallest counterexample, if the code returns anything but a lossless expansion; and if
@@ -133,10 +133,10 @@ const FEWEST: u64 = 20;
 #[track_caller]
 pub fn check_expander(
     expander: impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
-) {
+) -> Tried {
     let trials = Trials::new();
     match trials.run(expander) {
-        Ok(tried) if tried.lossless >= FEWEST.min(trials.cases) => println!("{tried}"),
+        Ok(tried) if tried.lossless >= FEWEST.min(trials.cases) => tried,
         Ok(tried) => panic!(
             "too little was checked: {tried}. Restrict `Trials::families` to what the code does, \
              raise LEMON_CASES, or have sources drawn by `testing::arbitrary` and choose the \

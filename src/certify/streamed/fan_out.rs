@@ -40,7 +40,8 @@ pub(super) struct Written {
 }
 
 impl FanOut<'_> {
-    /// The rounding of fan-outs: those of many copies of one channel may all be rounded to one side.
+    /// The rounding of fan-outs: those of many copies of one channel may all be rounded to one
+    /// side.
     fn unit(&self) -> f64 {
         let ((source, expanded), (s, t)) = (self.sides, self.writers);
         source.unit(&s.weight).max(expanded.unit(&t.weight))
