@@ -51,7 +51,7 @@ pub(super) struct Decision {
 
 /// Outputs whose rounding could hide a change of this share of their spread agree with those of any
 /// model. If there are no others, that no input shows a difference does not say that the maps are
-/// right, and rows that rounding has drowned, copies of which nobody can tell, may be all that fails.
+/// right, and rows that rounding has drowned, whose copies nobody can tell, may be all that fails.
 const TELLING: f64 = 0.5;
 
 /// Decides.

@@ -1,7 +1,8 @@
 """python3 tests/backends/report.py TOOL [CASES] > reports/conformance.md
 
 Asks every backend that is there, in every number format that it takes; TOOL is the built command
-line tool. The interpreter that runs this must have the libraries.
+line tool. The interpreter that runs this must have the libraries; LEMON_WGPU names the program that
+backends/wgpu builds.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 import time
 
 BACKENDS = ["reference-f32", "numpy", "onnxruntime", "jax", "torch"]
+BACKENDS += [os.environ[name] for name in ["LEMON_WGPU"] if name in os.environ]
 DTYPES = ["f32", "f64", "f16", "bf16"]
 # jax compiles every case: it is asked fewer, in f32 alone.
 FEWER = {("jax", "f32"): 10, ("jax", "f64"): 0, ("jax", "f16"): 0, ("jax", "bf16"): 0}

@@ -163,7 +163,8 @@ fn on_columns(
     })
 }
 
-/// Of two gated neurons with one gate and one fan-out, one linear input has more and the other less.
+/// Of two gated neurons with one gate and one fan-out, one linear input has more and the other
+/// less.
 pub(super) fn gated_neurons(pair: &Pair, rng: &mut ChaCha8Rng) -> Change {
     let mlps = pair.mlps();
     let order = rng.permutation(mlps.len());
