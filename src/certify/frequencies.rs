@@ -56,7 +56,8 @@ pub(super) fn base_fault(
             && held(Method::Streamed, source, (&checkpoint, &model), &|_, _| ())?.proves_lossless()
         {
             let got = mine.map_or("left to its default".to_string(), |base| format!("{base}"));
-            let cause = format!("it is {got}: with {wanted} every equation holds");
+            let field = place.1;
+            let cause = format!("`{field}` is {got}: with {wanted} every equation holds");
             return Ok(Some(Failure {
                 rule: RULE.into(),
                 cause: Some(cause),

@@ -78,7 +78,8 @@ impl Lookup<'_> {
             .chain(places.iter().map(|p| p.display().to_string()))
             .collect();
         let problem = format!("found no configuration: looked for {}", looked.join(", "));
-        let advice = "put the model's config.json there, or name it explicitly";
+        let advice = "put the model's config.json there, or name it: --source-config or \
+                      --expanded-config where two models are checked, --config elsewhere";
         Error::bad_input(problem).at(self.path).help(advice)
     }
 }

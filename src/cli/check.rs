@@ -57,7 +57,8 @@ pub(super) enum Allowed {
 pub(super) enum Looking {
     /// Run both models on inputs until one shows the difference
     Find,
-    /// Hold the equations alone: where one fails, the verdict is undecided
+    /// Look for none: where an equation fails, the verdict is undecided. Models that are proven
+    /// equal are still run on a few inputs, if they are small
     None,
 }
 

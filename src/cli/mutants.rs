@@ -17,6 +17,7 @@ pub(super) struct MutantsArguments {
     family: Option<String>,
     /// Random pairs per family
     #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     cases: u64,
     /// Changes of each pair, drawn from those that apply [default: every one]
     #[arg(long, value_name = "N")]
@@ -47,7 +48,7 @@ pub(super) fn run(arguments: &MutantsArguments) -> Result<u8> {
 fn subjects(family: Option<&str>) -> Result<Vec<Subject>> {
     let all = Subject::all();
     let Some(family) = family else { return Ok(all) };
-    if let Some(subject) = all.iter().find(|subject| subject.name() == family) {
+    if let Some(subject) = all.iter().find(|subject| subject.name().eq_ignore_ascii_case(family)) {
         return Ok(vec![*subject]);
     }
     let names: Vec<String> = all.iter().map(|subject| subject.name()).collect();
