@@ -474,7 +474,7 @@ fn a_check_gives_the_verdict_and_an_image_that_shows_a_difference() {
     let wrong = judge(spoiled("resnet-bottleneck", "classifier.1.bias", |values| values[1] += 1.0));
     assert_eq!(wrong.verdict, Verdict::NotLossless);
     assert_eq!(wrong.failures[0].tensor, "classifier.1.bias");
-    assert!(wrong.text().contains("--pixels random:0"), "{}", wrong.text());
+    assert!(wrong.text().contains("the image random:0"), "{}", wrong.text());
 
     let block = "resnet.encoder.stages.0.layers.2.layer.2.normalization.bias";
     let grown = judge(spoiled("resnet-bottleneck", block, |values| values[1] = 5.0));

@@ -236,6 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn a_large_bound_on_one_number_excuses_no_other() {
+        let drowned = Bounded { value: array![[0.0, 0.0]], variance: array![[1e-8, 1e-24]] };
+        let is_faint = |row: [f64; 2]| {
+            let row = Bounded::stored(array![row], 1e-9, 0.0);
+            is_as_faint((&[row.row(0)], true), &[drowned.row(0)], true)
+        };
+        // Sixteen bounds are 1.6e-3 and 1.6e-11.
+        assert!(is_faint([1e-3, 1e-11]));
+        assert!(!is_faint([1e-5, 1e-5]) && !is_faint([2e-3, 0.0]));
+    }
+
+    #[test]
     fn many_rows_near_their_limit_are_no_rounding() {
         let holds = |row: f64| {
             let rows = Array2::from_elem((100, 1), row);
