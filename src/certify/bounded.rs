@@ -320,7 +320,7 @@ pub(super) struct Weights {
 impl Weights {
     /// What is known better than to eighteen digits of its row, which no format holds, is known to
     /// them.
-    const BEST: f64 = 1e-36;
+    pub const BEST: f64 = 1e-36;
 
     /// By the squares of the row of `t`, with its variance, and of `s`, which is not zero.
     pub fn new(own: f64, other: f64) -> Weights {
@@ -348,6 +348,12 @@ pub(super) struct Ratio {
 impl Ratio {
     /// Exactly one.
     pub const ONE: Ratio = Ratio { factor: 1.0, error: 0.0 };
+
+    /// The largest error of all, relative to its factor; factors of zero have none.
+    pub fn largest_error<'a>(ratios: impl IntoIterator<Item = &'a Ratio>) -> f64 {
+        let known = ratios.into_iter().filter(|ratio| ratio.factor != 0.0);
+        known.map(|ratio| ratio.error / ratio.factor.abs()).fold(0.0, f64::max)
+    }
 
     /// By the sums of the [terms](Weights::terms) of all entries: `⟨t, s⟩ / ⟨s, s⟩`.
     pub fn fitted([square, product, along, across]: [f64; 4]) -> Ratio {

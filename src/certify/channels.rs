@@ -189,10 +189,7 @@ fn key_groups(
 /// The largest relative error of a member's factor.
 fn factor_error(groups: &Groups) -> f64 {
     let members = groups.source.iter().chain(&groups.expanded).flatten();
-    members
-        .filter(|(_, ratio)| ratio.factor != 0.0)
-        .map(|(_, ratio)| ratio.error / ratio.factor.abs())
-        .fold(0.0, f64::max)
+    Ratio::largest_error(members.map(|(_, ratio)| ratio))
 }
 
 /// The two equations of a sublayer pair: fan-outs group by group, and the constant.
@@ -289,10 +286,11 @@ pub(super) fn equations_of(
     };
     let lhs = sums(expanded, &groups.expanded, map.expanded());
     let rhs = map.image(&sums(source, &groups.source, map.source));
+    let shared = shared + map.scale_error + factor_error(&groups);
     // Fan-outs of many copies of one channel may all be rounded to one side.
     let units = [source, expanded].into_iter().flatten().map(|writes| writes.fan_out.unit);
-    let shared = shared + map.scale_error + factor_error(&groups) + units.fold(0.0, f64::max);
-    let (fan_out, (wrong_groups, wrong_fan_out)) = compare(lhs, rhs, modulo_one, shared);
+    let rounded = shared + units.fold(0.0, f64::max);
+    let (fan_out, (wrong_groups, wrong_fan_out)) = compare(lhs, rhs, modulo_one, rounded);
     let (lhs, rhs) = (bias(expanded, map.expanded()), map.image(&bias(source, map.source)));
     let (bias, _) = compare(lhs, rhs, modulo_one, shared);
     let drops = |writes: Option<&Writes>, of: &[Member]| {

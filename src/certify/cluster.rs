@@ -150,7 +150,7 @@ impl Signature {
 }
 
 /// A number in (−1, 1) that depends on nothing but its index (SplitMix64).
-fn direction(index: usize, projection: usize) -> f64 {
+pub(super) fn direction(index: usize, projection: usize) -> f64 {
     let mut z = ((index * PROJECTIONS + projection) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -12,7 +12,7 @@
 
 use super::bounded::{Bounded, Ratio, UNITS};
 use super::channels::{Equations, Groups, KeyOf, compare, equations_of};
-use super::cluster::Member;
+use super::cluster::{Member, direction};
 use super::map::Map;
 use super::squares::Residual;
 use super::writes::Writes;
@@ -69,7 +69,7 @@ impl Product {
     /// The number between two vectors of signs, and its variance.
     fn between(&self, probe: usize, centred: bool) -> (f64, f64) {
         let signs = |count: usize, salt: usize| -> Vec<f64> {
-            (0..count).map(|at| sign(at, 2 * probe + salt)).collect()
+            (0..count).map(|at| direction(at, 2 * probe + salt).signum()).collect()
         };
         let (mut x, y) = (signs(self.left.cols(), 0), signs(self.right.cols(), 1));
         if centred {
@@ -88,15 +88,6 @@ impl Product {
             (sum + l.0 * r.0, spread + l.0 * l.0 * r.1 + l.1 * (r.0 * r.0 + r.1))
         })
     }
-}
-
-/// 1 or −1, that depends on nothing but its index (SplitMix64).
-fn sign(index: usize, salt: usize) -> f64 {
-    let mut z = ((index << 4) + salt + 1) as u64;
-    z = z.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    if (z ^ (z >> 31)) & 1 == 0 { 1.0 } else { -1.0 }
 }
 
 /// The same with products for keys whose linear factors were mixed, if these hold.
@@ -218,7 +209,7 @@ fn product_residuals(
         if multiplications > MULTIPLICATIONS_LIMIT || !source.may_equal(&expanded, modulo_one) {
             return None;
         }
-        let key_error = factor_error(&keys[0]).max(factor_error(&keys[1]));
+        let key_error = Ratio::largest_error(keys.iter().flatten().map(|(_, ratio)| ratio));
         let shared = shared + map.scale_error + key_error;
         let (residual, _) = compare(expanded.matrix(), source.matrix(), modulo_one, shared);
         if !residual.holds() {
@@ -227,12 +218,6 @@ fn product_residuals(
         residuals.push(residual);
     }
     Some(residuals)
-}
-
-/// The largest relative error of what keys bring.
-fn factor_error(keys: &[(usize, Ratio)]) -> f64 {
-    let factors = keys.iter().map(|(_, ratio)| ratio).filter(|ratio| ratio.factor != 0.0);
-    factors.map(|ratio| ratio.error / ratio.factor.abs()).fold(0.0, f64::max)
 }
 
 /// Both matrices, if they are equal within `units` and not too large to be made.

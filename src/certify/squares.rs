@@ -42,6 +42,8 @@ pub(super) struct Residual {
     spread: f64,
     /// Σ bound².
     noise: f64,
+    /// Σ bound · |right side|.
+    alike: f64,
     shared: f64,
 }
 
@@ -68,6 +70,7 @@ impl Residual {
             square: 0.0,
             spread: 0.0,
             noise: 0.0,
+            alike: 0.0,
             shared,
         }
     }
@@ -106,6 +109,7 @@ impl Residual {
         self.square += expected * expected;
         self.spread += variance * expected * expected;
         self.noise += variance;
+        self.alike += (variance * expected * expected).sqrt();
         if delta == 0.0 {
             return;
         }
@@ -145,6 +149,7 @@ impl Residual {
         self.square += sums.square;
         self.spread += sums.spread;
         self.noise += sums.noise;
+        self.alike += sums.alike;
         self.exact &= sums.difference == 0.0;
         self.units_squared += sums.units_squared;
         self.difference += sums.difference;
@@ -173,6 +178,7 @@ impl Residual {
         self.square += other.square;
         self.spread += other.spread;
         self.noise += other.noise;
+        self.alike += other.alike;
         self
     }
 
@@ -198,12 +204,9 @@ impl Residual {
 
     /// Independent roundings add in quadrature; but those of numbers that are alike are too, and
     /// may all have one sign: of a table of few magnitudes that is multiplied by a factor, or of
-    /// any in a format of few digits. Then they sum to `Σ bound·|right side|`, which is at most
-    /// this root.
+    /// any in a format of few digits. Then they sum to `Σ bound·|right side|`.
     fn scale_limit(&self) -> f64 {
-        let independent = UNITS * self.spread.sqrt();
-        let alike = (self.noise * self.square).sqrt();
-        independent.max(alike) + 2.0 * self.shared * self.square
+        (UNITS * self.spread.sqrt()).max(self.alike) + 2.0 * self.shared * self.square
     }
 
     /// The best-fit factor `⟨lhs, rhs⟩/⟨rhs, rhs⟩`.
@@ -249,6 +252,7 @@ struct RowSums {
     square: f64,
     spread: f64,
     noise: f64,
+    alike: f64,
     units_squared: f64,
     difference: f64,
     along: f64,
@@ -265,6 +269,7 @@ struct Lanes {
     square: [f64; LANES],
     spread: [f64; LANES],
     noise: [f64; LANES],
+    alike: [f64; LANES],
     units_squared: [f64; LANES],
     difference: [f64; LANES],
     along: [f64; LANES],
@@ -279,8 +284,10 @@ impl Lanes {
             let delta = got[lane] - expected;
             let delta_square = delta * delta;
             self.square[lane] += expected * expected;
-            self.spread[lane] += variance * expected * expected;
+            let spread = variance * expected * expected;
+            self.spread[lane] += spread;
             self.noise[lane] += variance;
+            self.alike[lane] += spread.sqrt();
             self.difference[lane] += delta_square;
             self.along[lane] += delta * expected;
             let ratio = if delta == 0.0 { 0.0 } else { delta_square / variance };
@@ -323,6 +330,7 @@ impl RowSums {
             square: sum(lanes.square),
             spread: sum(lanes.spread),
             noise: sum(lanes.noise),
+            alike: sum(lanes.alike),
             units_squared: sum(lanes.units_squared),
             difference: sum(lanes.difference),
             along: sum(lanes.along),

@@ -6,7 +6,7 @@
 //! turned alike.
 
 use super::super::agreement::Agreement;
-use super::super::bounded::{Bounded, Ratio, UNITS};
+use super::super::bounded::{Bounded, Ratio, UNITS, Weights};
 use super::super::products::{Product, equal_matrices};
 use super::{Alike, Channel, Pattern};
 
@@ -135,7 +135,7 @@ impl Turn {
         for at in 0..half {
             let (a, b) = (from.value[[0, at]], from.value[[0, at + half]]);
             let (c, d) = (to.value[[0, at]], to.value[[0, at + half]]);
-            let relative = spread(to, at) / own + spread(from, at) / others + BEST;
+            let relative = spread(to, at) / own + spread(from, at) / others + Weights::BEST;
             let weight = 1.0 / relative;
             sum += weight * (a * a + b * b);
             real += weight * (a * c + b * d);
@@ -177,9 +177,6 @@ impl Turn {
         turned
     }
 }
-
-/// What no format knows better.
-const BEST: f64 = 1e-36;
 
 /// The larger variance of a complex number's two parts.
 fn spread(row: &Bounded, at: usize) -> f64 {

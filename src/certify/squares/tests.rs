@@ -23,6 +23,7 @@ fn a_row_adds_what_its_entries_add() {
         assert!(near(one.units, each.units) && near(one.along, each.along));
         assert!(near(one.units_squared, each.units_squared) && near(one.spread, each.spread));
         assert!(near(one.square, each.square) && near(one.noise, each.noise));
+        assert!(near(one.alike, each.alike));
         assert!(near(one.difference, each.difference));
         assert_eq!(one.holds(), !wrong);
     }
@@ -146,4 +147,20 @@ fn roundings_of_one_sign_hold_and_a_factor_beyond_them_does_not() {
     };
     assert!(holds(0.9) && holds(-0.9));
     assert!(!holds(1.2) && !holds(-1.2));
+}
+
+#[test]
+fn one_number_of_which_nothing_is_known_hides_no_factor_of_the_others() {
+    let unit = 2f64.powi(-9);
+    let number = |i: usize, j: usize| ((i * 37 + j * 11) % 17) as f64 - 8.0;
+    let value = |factor: f64| {
+        let of = |(i, j)| if (i, j) == (0, 0) { 0.0 } else { factor * number(i, j) };
+        Array2::from_shape_fn((64, 64), of)
+    };
+    let source = Bounded::stored(value(1.0), 0.0, 0.0);
+    let mut expanded = Bounded::stored(value(1.01), unit, 0.0);
+    expanded.variance[[0, 0]] = 1e12;
+    let residual = Residual::of(&expanded, &source, 0.0);
+    assert_eq!(residual.wrong, 0);
+    assert!(!residual.holds());
 }

@@ -75,8 +75,7 @@ pub(super) fn strangers(of: &[Option<usize>]) -> Vec<usize> {
 
 /// The largest relative error of a member's factor.
 pub(super) fn factor_error(members: &[Member]) -> f64 {
-    let errors = members.iter().flatten().map(|(_, ratio)| ratio.error / ratio.factor.abs());
-    errors.fold(0.0, f64::max)
+    Ratio::largest_error(members.iter().flatten().map(|(_, ratio)| ratio))
 }
 
 /// Groups of which each of the source's channels is one, and each stranger.
