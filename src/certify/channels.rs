@@ -9,7 +9,7 @@
 
 use super::agreement::Agreement;
 use super::bounded::{Bounded, Ratio, UNITS};
-use super::cluster::{Items, Member, Sameness, Strategy, cluster};
+use super::cluster::{Items, Member, Prefer, Sameness, Strategy, cluster};
 use super::map::Map;
 use super::negligible::{drop_faint, drop_zeros};
 use super::pattern::Alike;
@@ -121,7 +121,7 @@ fn key_groups(
         let copied = |item: usize, group: usize| {
             let place = item.checked_rem(groups[0].len());
             let at_place = place.filter(|at| groups[0][*at].is_some_and(|(g, _)| g == group));
-            strategy.by_position
+            strategy.prefer == Prefer::Place
                 && at_place.map_or(small.contains(&group), |original| !is_zero(0, original))
         };
         return [0, 1].map(|side| {
@@ -157,12 +157,13 @@ fn key_groups(
                 let within = |g: &usize| pattern.equals(&known[*g], limit);
                 fit.iter().copied().filter(within).collect()
             };
-            if side == 1 && fit.len() > 1 && !strategy.by_position {
+            if side == 1 && fit.len() > 1 && strategy.prefer != Prefer::Place {
                 let nearest = NEARER.into_iter().map(nearer).find(|within| !within.is_empty());
                 fit = nearest.unwrap_or(fit);
             }
             let place = head.checked_rem(placed.len()).map(|place| placed[place]);
-            let at_place = |g: &&usize| side == 1 && strategy.by_position && Some(**g) == place;
+            let at_place =
+                |g: &&usize| side == 1 && strategy.prefer == Prefer::Place && Some(**g) == place;
             let found = fit.iter().find(at_place).or(fit.first()).copied();
             if let (Some(group), 1) = (found, side) {
                 pattern.agree(&known[group], head, agreement);
@@ -358,9 +359,9 @@ mod tests {
             let count = rows.nrows();
             Writes::of_neurons(rows, Array2::ones((2, count)), None)
         };
-        let keys = |source: &[f64], expanded: &[f64], by_position| {
+        let keys = |source: &[f64], expanded: &[f64], prefer| {
             let (source, expanded) = (of(source), of(expanded));
-            let strategy = Strategy { by_position, ..Strategy::FIRST };
+            let strategy = Strategy { prefer, ..Strategy::FIRST };
             let sides = [Some(&source), Some(&expanded)];
             let [_, keys] = key_groups(sides, strategy, &mut Agreement::new(0.0));
             keys.iter().map(|(group, ratio)| (*group, ratio.factor)).collect::<Vec<_>>()
@@ -369,11 +370,11 @@ mod tests {
         let (one, small) = ((0, 1.0), (1, 1.0));
         // At its place, or wherever it went.
         let copies = [1.0, 1e-7, 0.0, 0.0];
-        assert_eq!(keys(&[1.0, 1e-7], &copies, true), [one, small, small, small]);
-        assert_eq!(keys(&[1.0, 1e-7], &copies, false), [one, small, nothing, nothing]);
+        assert_eq!(keys(&[1.0, 1e-7], &copies, Prefer::Place), [one, small, small, small]);
+        assert_eq!(keys(&[1.0, 1e-7], &copies, Prefer::Nearest), [one, small, nothing, nothing]);
         // But not at the place of another of zeros.
         let copies = [1.0, 1e-7, 0.0, 1.0, 0.0, 0.0];
-        let found = keys(&[1.0, 1e-7, 0.0], &copies, true);
+        let found = keys(&[1.0, 1e-7, 0.0], &copies, Prefer::Place);
         assert_eq!(found, [one, small, nothing, one, small, nothing]);
     }
 

@@ -19,15 +19,25 @@ pub(super) enum Sameness {
     PositiveMultiple,
 }
 
+/// What a channel, or a head, is taken for that may be a copy of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prefer {
+    /// The nearest.
+    Nearest,
+    /// The nearest head, and of channels the one at its place in a circular layout of that head.
+    PlaceInHead,
+    /// The one at its place in a circular layout.
+    Place,
+}
+
 /// How channels are grouped that rounding can hardly tell apart. Every strategy is sound: channels
 /// are in one group only if they are equal within their bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strategy {
     /// Units of rounding within which two channels of one model are one.
     pub merge: f64,
-    /// Whether, among several groups that a channel fits, the one at its place in a circular
-    /// layout comes first, rather than the nearest.
-    pub by_position: bool,
+    /// Which comes first among several groups that a channel fits.
+    pub prefer: Prefer,
     /// Whether groups are dropped that rounding has drowned, and drowned rows of the expanded,
     /// which have no direction, are held to none.
     pub drop_faint: bool,
@@ -37,15 +47,16 @@ pub(super) struct Strategy {
 
 impl Strategy {
     /// Between two models, in the order in which they are tried.
-    const PAIR: [Strategy; 8] = [
-        Strategy { merge: 0.5, by_position: false, drop_faint: false, products: false },
-        Strategy { merge: 0.5, by_position: true, drop_faint: false, products: false },
-        Strategy { merge: UNITS, by_position: false, drop_faint: false, products: false },
-        Strategy { merge: UNITS, by_position: true, drop_faint: false, products: false },
-        Strategy { merge: 0.5, by_position: false, drop_faint: true, products: false },
-        Strategy { merge: 0.5, by_position: true, drop_faint: true, products: false },
-        Strategy { merge: 0.5, by_position: false, drop_faint: false, products: true },
-        Strategy { merge: 0.5, by_position: true, drop_faint: true, products: true },
+    const PAIR: [Strategy; 9] = [
+        Strategy { merge: 0.5, prefer: Prefer::Nearest, drop_faint: false, products: false },
+        Strategy { merge: 0.5, prefer: Prefer::Place, drop_faint: false, products: false },
+        Strategy { merge: UNITS, prefer: Prefer::Nearest, drop_faint: false, products: false },
+        Strategy { merge: UNITS, prefer: Prefer::Place, drop_faint: false, products: false },
+        Strategy { merge: 0.5, prefer: Prefer::Nearest, drop_faint: true, products: false },
+        Strategy { merge: 0.5, prefer: Prefer::Place, drop_faint: true, products: false },
+        Strategy { merge: 0.5, prefer: Prefer::PlaceInHead, drop_faint: true, products: false },
+        Strategy { merge: 0.5, prefer: Prefer::Nearest, drop_faint: false, products: true },
+        Strategy { merge: 0.5, prefer: Prefer::Place, drop_faint: true, products: true },
     ];
 
     /// For what stands alone, in the order in which they are tried. Copies of one channel are
@@ -54,11 +65,11 @@ impl Strategy {
     /// limits is told from one copy and taken for the other. So the limit is lowered until all
     /// copies are on one side of it.
     const LONE: [Strategy; 5] = [
-        Strategy { merge: UNITS, by_position: false, drop_faint: false, products: false },
-        Strategy { merge: 4.0, by_position: false, drop_faint: false, products: false },
-        Strategy { merge: 2.0, by_position: false, drop_faint: false, products: false },
-        Strategy { merge: 1.0, by_position: false, drop_faint: false, products: false },
-        Strategy { merge: UNITS, by_position: false, drop_faint: false, products: true },
+        Strategy { merge: UNITS, prefer: Prefer::Nearest, drop_faint: false, products: false },
+        Strategy { merge: 4.0, prefer: Prefer::Nearest, drop_faint: false, products: false },
+        Strategy { merge: 2.0, prefer: Prefer::Nearest, drop_faint: false, products: false },
+        Strategy { merge: 1.0, prefer: Prefer::Nearest, drop_faint: false, products: false },
+        Strategy { merge: UNITS, prefer: Prefer::Nearest, drop_faint: false, products: true },
     ];
 
     /// The one that is tried first between two models.
@@ -90,13 +101,26 @@ impl<'a> Items<'a> {
         Items { rows, of, keys, biased: true, per_head: 1 }
     }
 
-    /// Which of the items of `source` stands where this one's original does, in a circular layout.
-    fn place(&self, item: usize, source: &Items) -> Option<usize> {
+    /// Which of the items of `source` stands where this one's original does, in a circular layout:
+    /// of heads, or of the first head of each key.
+    fn place(&self, item: usize, source: &Items, first: &Option<FirstHeads>) -> Option<usize> {
         let (head, channel) = (item / self.per_head, item % self.per_head);
-        let head = head.checked_rem(source.of.len() / source.per_head)?;
+        let head = match first {
+            Some(heads) => *heads.get(&self.keys[item])?,
+            None => head.checked_rem(source.of.len() / source.per_head)?,
+        };
         Some(head * source.per_head + channel % source.per_head)
     }
+
+    /// The first head of each key.
+    fn first_heads(&self) -> FirstHeads {
+        let heads = self.keys.chunks(self.per_head).enumerate().rev();
+        heads.filter_map(|(head, keys)| Some((*keys.first()?, head))).collect()
+    }
 }
+
+/// The first head of each key.
+type FirstHeads = BTreeMap<usize, usize>;
 
 /// Projections by which equal rows are found.
 const PROJECTIONS: usize = 8;
@@ -187,18 +211,18 @@ pub(super) fn cluster(
     let mut widest = 0.0f64;
     let sources = sides[0].as_ref().map_or(0, |items| items.of.len());
     let mut placed: Vec<Option<usize>> = vec![None; sources];
+    let by_place = strategy.prefer != Prefer::Nearest;
+    let within_heads = sides[0].as_ref().filter(|_| strategy.prefer == Prefer::PlaceInHead);
+    let first_heads = within_heads.map(Items::first_heads);
     [0, 1].map(|side| {
         let Some(items) = &sides[side] else { return Vec::new() };
         let signatures = Signature::of_rows(items.rows, same);
         let mut groups = Vec::with_capacity(items.of.len());
         for (item, (index, key)) in items.of.iter().zip(&items.keys).enumerate() {
             let row = items.rows.row(*index);
-            let at_place = match &sides[0] {
-                Some(source) if strategy.by_position && side == 1 => {
-                    items.place(item, source).and_then(|place| placed[place])
-                }
-                _ => None,
-            };
+            let original = sides[0].as_ref().filter(|_| side == 1 && by_place);
+            let place = original.and_then(|source| items.place(item, source, &first_heads));
+            let at_place = place.and_then(|place| placed[place]);
             let representative = |group: usize| {
                 let (side, item) = firsts[group];
                 let others = sides[side].as_ref().expect("it has items");
@@ -209,8 +233,7 @@ pub(super) fn cluster(
                 // It may be the copy of a row so small that rounding took it: of that at its place,
                 // or of that of its channel, or of any.
                 let taken = |group: &usize| row.equals(&representative(*group), Ratio::ONE, UNITS);
-                let others = sides[0].as_ref().filter(|_| strategy.by_position && side == 1);
-                let small = others.and_then(|source| {
+                let small = original.and_then(|source| {
                     let (own, each) = (item % items.per_head, source.per_head);
                     let all = || originals.get(key).into_iter().flatten().copied();
                     let same = |group: &usize| firsts[*group].1 % each == own % each;
@@ -321,16 +344,24 @@ mod tests {
             ..Items::of_rows(&all)
         };
         let place = |(source, expanded): (Items, Items)| -> Vec<usize> {
-            (0..expanded.of.len()).map(|item| expanded.place(item, &source).unwrap()).collect()
+            let place = |item| expanded.place(item, &source, &None).unwrap();
+            (0..expanded.of.len()).map(place).collect()
         };
         assert_eq!(place((of(4, 2), of(9, 3))), [0, 1, 0, 2, 3, 2, 0, 1, 0]);
         assert_eq!(place((of(2, 1), of(5, 1))), [0, 1, 0, 1, 0]);
-        assert_eq!(of(2, 1).place(0, &of(0, 1)), None);
+        assert_eq!(of(2, 1).place(0, &of(0, 1), &None), None);
+        // Heads 1 and 2 of the source have the key of the expanded one.
+        let source = Items { keys: vec![4, 4, 3, 3, 3, 3], ..of(6, 2) };
+        let (expanded, first) = (Items { keys: vec![3; 3], ..of(3, 3) }, source.first_heads());
+        let place = |item| expanded.place(item, &source, &Some(first.clone()));
+        assert_eq!([0, 1, 2].map(place), [2, 3, 2].map(Some));
+        let stranger = Items { keys: vec![5; 3], ..of(3, 3) };
+        assert_eq!(stranger.place(0, &source, &Some(first.clone())), None);
     }
 
     #[test]
     fn a_row_that_rounding_took_is_the_copy_of_a_small_one_that_may_be_it() {
-        let groups_of = |source: Array2<f64>, copies: usize, by_position| {
+        let groups_of = |source: Array2<f64>, copies: usize, prefer| {
             let mut expanded = rows(Array2::zeros((copies, 2)));
             expanded.variance.fill(1e-4f64.powi(2));
             let source = rows(source);
@@ -338,15 +369,15 @@ mod tests {
                 let per_head = source.rows();
                 Some(Items { per_head, ..Items::of_rows(rows) })
             });
-            let strategy = Strategy { by_position, ..Strategy::FIRST };
+            let strategy = Strategy { prefer, ..Strategy::FIRST };
             let found = cluster(&items, Sameness::Multiple, strategy, &mut Agreement::new(0.0));
             found[1].iter().map(|member| member.map(|(group, _)| group)).collect::<Vec<_>>()
         };
         let small = || array![[1e-4, 0.0], [0.0, 2e-4]];
-        assert_eq!(groups_of(small(), 4, true), [0, 1, 0, 1].map(Some));
-        assert_eq!(groups_of(small(), 4, false), [None; 4]);
+        assert_eq!(groups_of(small(), 4, Prefer::Place), [0, 1, 0, 1].map(Some));
+        assert_eq!(groups_of(small(), 4, Prefer::Nearest), [None; 4]);
         // Of the second no rounding is as large.
-        assert_eq!(groups_of(array![[1e-4, 0.0], [0.0, 2.0]], 2, true), [Some(0); 2]);
+        assert_eq!(groups_of(array![[1e-4, 0.0], [0.0, 2.0]], 2, Prefer::Place), [Some(0); 2]);
     }
 
     #[test]

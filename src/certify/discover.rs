@@ -310,20 +310,25 @@ fn propose(s: &Array2<f64>, t: &Array2<f64>, unit: f64) -> Vec<Proposal> {
         let cosines = block.dot(&directions);
         for (offset, row) in cosines.outer_iter().enumerate() {
             let channel = start + offset;
-            if t_norm[channel] <= 16.0 * unit * typical {
-                proposals.push(Some((Entry::Zero, 1.0)));
-                continue;
-            }
+            let small = t_norm[channel] <= 16.0 * unit * typical;
             let ratio = t_norm[channel] / mean_norm;
+            let of_that_size = (ratio / scale - 1.0).abs() <= angle;
             let is_mean = mean.dot(&block.row(offset)) / mean_norm >= least;
-            let mean = is_mean.then_some((Entry::Mean, ratio));
+            // A column as small as rounding is zero, unless it holds what the map would write.
+            let mean = match (is_mean, small) {
+                (true, false) => Some((Entry::Mean, ratio)),
+                (true, true) if of_that_size => Some((Entry::Mean, ratio)),
+                (_, true) => Some((Entry::Zero, 1.0)),
+                (false, false) => None,
+            };
             let near = Near { cosines: row, size: t_norm[channel], norms: &s_norm, scale };
-            let Some(of) = near.choose(channel % s.ncols(), &used, (least, unit)) else {
+            let choice = near.choose(channel % s.ncols(), &used, (least, unit));
+            let Some(of) = choice.filter(|of| !small || near.distance(*of) <= angle) else {
                 proposals.push(mean);
                 continue;
             };
             // Few rows leave directions alike; then the size tells the mean from a copy.
-            if is_mean && near.distance(of) > angle && (ratio / scale - 1.0).abs() <= angle {
+            if is_mean && near.distance(of) > angle && of_that_size {
                 proposals.push(mean);
                 continue;
             }
