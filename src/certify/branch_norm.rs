@@ -10,7 +10,7 @@ use super::channels::{Equations, equations};
 use super::map::{Entry, Map};
 use super::ops::writes;
 use super::reader::Reader;
-use super::squares::Ledger;
+use super::squares::{Ledger, Residual};
 use super::stream::{Factor, written_map};
 use super::sublayer::{NO_NORM, Network};
 use super::writes::Writes;
@@ -50,11 +50,9 @@ impl<'a> Network<'a> {
         let shared = readers.1.shared;
         let hold = |map: &Map| equations(Some(&s), Some(&t), map, kind == NormKind::Layer, shared);
         let found = hold(&map);
-        if !found.hold()
-            && let Some(scaled) = self.scaled(&map, &found, (&t, expanded))
-            && hold(&scaled).hold()
-        {
-            map = scaled;
+        if !found.hold() {
+            let candidates = self.scaled(&map, &found, (&t, expanded));
+            map = candidates.into_iter().find(|scaled| hold(scaled).hold()).unwrap_or(map);
         }
         self.epsilon(&map, norms, place, ledger);
         let factor = Factor::Known { scale: stream.scale, error: stream.scale_error };
@@ -66,19 +64,24 @@ impl<'a> Network<'a> {
         Ok(Some(map))
     }
 
-    /// The map with the factor that the fan-outs have in common.
+    /// The map with the factor that the fan-outs have in common, or that the biases have: where the
+    /// fan-outs write nothing, only those say it.
     fn scaled(
         &self,
         map: &Map,
         found: &Equations,
         (writes, branch): (&Writes, &Branch),
-    ) -> Option<Map> {
-        let scale = found.fan_out.factor();
+    ) -> Vec<Map> {
         let units = branch.op.writers().into_iter().map(|w| self.expanded.unit(&w.weight));
         let unit = units.fold(0.0, f64::max);
-        let entries = writes.fan_out.value.len().max(1) as f64;
-        let scale_error = found.fan_out.factor_error().max(2.0 * unit / entries.sqrt());
-        let plain = scale > 0.0 && scale.is_finite() && (scale - 1.0).abs() > unit;
-        plain.then(|| Map { scale, scale_error, ..map.clone() })
+        let scaled = |(written, entries): (&Residual, usize)| {
+            let scale = written.factor();
+            let scale_error = written.factor_error().max(2.0 * unit / (entries as f64).sqrt());
+            let is_other = scale > 0.0 && scale.is_finite() && (scale - 1.0).abs() > unit;
+            is_other.then(|| Map { scale, scale_error, ..map.clone() })
+        };
+        let fan_outs = (&found.fan_out, writes.fan_out.value.len().max(1));
+        let biases = (&found.bias, found.bias.entries.max(1));
+        [fan_outs, biases].into_iter().filter_map(scaled).collect()
     }
 }
