@@ -86,6 +86,10 @@ pub struct Failure {
     pub entries: usize,
     /// The likely cause in words, if one is known.
     pub cause: Option<String>,
+    /// Whether the failure may be rounding all the same: it is less than twice what rounding
+    /// explains, or rounding leaves open which channels correspond there, so that others may be
+    /// copies of each other than those that do not fit.
+    pub doubtful: bool,
     /// An input that reaches the failure, where not every input does.
     pub reach: Reach,
 }

@@ -28,6 +28,18 @@ pub(super) struct Groups {
     pub count: usize,
 }
 
+impl Groups {
+    /// For each channel of both models, the source's first, the first that is in its group.
+    fn partition(&self) -> Vec<Option<usize>> {
+        let mut firsts = BTreeMap::new();
+        let members = self.source.iter().chain(&self.expanded).enumerate();
+        let first = |(channel, member): (usize, &Member)| {
+            member.map(|(group, _)| *firsts.entry(group).or_insert(channel))
+        };
+        members.map(first).collect()
+    }
+}
+
 /// The key of each source and of each expanded channel, with the factor that it brings.
 pub(super) type KeyOf = [Vec<(usize, Ratio)>; 2];
 
@@ -149,7 +161,7 @@ fn key_groups(
             // Heads whose norms have another ε are not one; but where the expanded model's ε fits
             // nowhere, that is what it is told for.
             let agree = |g: &usize| pattern.epsilons_agree(&known[*g]);
-            if side == 0 || fit.iter().any(agree) {
+            if side == 0 || lone || fit.iter().any(agree) {
                 fit.retain(agree);
             }
             // Of several that rounding does not tell apart, those that are nearest.
@@ -270,6 +282,32 @@ pub(super) fn equations(
     others.into_iter().find(Equations::inside_holds).unwrap_or(first)
 }
 
+/// Whether strategies group the channels of wrong groups in other ways, or where none is wrong, any
+/// channels: then rounding leaves open which are copies of which, and what does not fit is perhaps
+/// only paired wrongly.
+pub(super) fn is_ambiguous(
+    (source, expanded): (Option<&Writes>, Option<&Writes>),
+    (map, modulo_one): (&Map, bool),
+    found: &Equations,
+) -> bool {
+    let both = source.is_some() && expanded.is_some();
+    // What stands alone is grouped by limits down to the distance of copies; of those, two.
+    let telling = |strategy: &&Strategy| both || strategy.merge >= 4.0;
+    let mut partitions = Strategy::all(both).iter().filter(telling).map(|strategy| {
+        let mut agreement = Agreement::new(0.0);
+        group(source, expanded, (map, modulo_one), *strategy, &mut agreement).0.partition()
+    });
+    let Some(first) = partitions.next() else { return false };
+    let members = found.groups.source.iter().chain(&found.groups.expanded);
+    let is_wrong = |member: &Member| match found.wrong_groups.is_empty() {
+        true => true,
+        false => member.is_some_and(|(group, _)| found.wrong_groups.contains(&group)),
+    };
+    let wrong: Vec<usize> =
+        members.enumerate().filter(|(_, m)| is_wrong(m)).map(|(channel, _)| channel).collect();
+    partitions.any(|other| wrong.iter().any(|channel| first[*channel] != other[*channel]))
+}
+
 pub(super) fn equations_of(
     (groups, agreement): (Groups, Agreement),
     source: Option<&Writes>,
@@ -350,6 +388,7 @@ fn wrong_columns(lhs: &Bounded, rhs: &Bounded) -> (Vec<usize>, Residual) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certify::map::Entry;
     use ndarray::Array2;
 
     #[test]
@@ -376,6 +415,30 @@ mod tests {
         let copies = [1.0, 1e-7, 0.0, 1.0, 0.0, 0.0];
         let found = keys(&[1.0, 1e-7, 0.0], &copies, Prefer::Place);
         assert_eq!(found, [one, small, nothing, one, small, nothing]);
+    }
+
+    #[test]
+    fn a_failure_is_ambiguous_where_rounding_leaves_open_what_is_a_copy() {
+        let ambiguous = |second: f64, third: f64| {
+            let rows = |rows: [f64; 3]| Array2::from_shape_vec((3, 1), rows.to_vec()).unwrap();
+            let fan_outs = |last: f64| ndarray::array![[1.0, 2.0, last], [0.0, 0.0, 0.0]];
+            let source = Writes::of_neurons(rows([1.0, second, 2.0]), fan_outs(4.0), None);
+            let expanded = Writes::of_neurons(rows([1.0, second, 2.0]), fan_outs(third), None);
+            let map = Map {
+                source: 2,
+                entries: [0, 1].map(|of| Entry::Copy { of, sign: 1.0 }).to_vec(),
+                scale: 1.0,
+                scale_error: 0.0,
+            };
+            let sides = (Some(&source), Some(&expanded));
+            let found = equations(sides.0, sides.1, &map, false, 0.0);
+            assert!(!found.hold());
+            is_ambiguous(sides, (&map, false), &found)
+        };
+        // Where the wrong fan-out is of a neuron that none is near, others do not matter.
+        assert!(!ambiguous(3.0, 5.0) && !ambiguous(1.0 + 2e-6, 5.0));
+        // A bound of a row is 1e-6.
+        assert!(ambiguous(2.0 + 2e-6, 5.0));
     }
 
     #[test]

@@ -55,13 +55,20 @@ impl Network<'_> {
             wrong: 1,
             entries: 1,
             cause: Some(format!("{known}: it must be {expected:e}")),
+            doubtful: units <= 2.0 * UNITS,
             reach: Reach::Epsilon,
         });
     }
 
     /// `ε_T/n_T² = ε_S/n_S²` for norms of queries and keys, `n` the size of the rows in front of
     /// them: the worst head is told.
-    pub fn head_epsilons(&self, found: &Equations, op: &Op, place: &str, ledger: &mut Ledger) {
+    pub fn head_epsilons(
+        &self,
+        (found, ambiguous): (&Equations, bool),
+        op: &Op,
+        place: &str,
+        ledger: &mut Ledger,
+    ) {
         let Op::Attention(attention) = op else { return };
         let Some(norms) = &attention.head_norms else { return };
         for (which, norm) in [&norms.query, &norms.key].into_iter().enumerate() {
@@ -79,6 +86,7 @@ impl Network<'_> {
                 wrong: 1,
                 cause: Some(cause),
                 units: worst.units,
+                doubtful: ambiguous || worst.units <= 2.0 * UNITS,
                 reach: Reach::Epsilon,
                 ..of_field(norm.eps_field.unwrap_or(FIXED_EPS), place, (expected, got))
             });
@@ -142,6 +150,7 @@ pub(super) fn of_field(field: &str, place: &str, (expected, got): (f64, f64)) ->
         wrong: 1,
         entries: 1,
         cause: None,
+        doubtful: false,
         reach: Reach::Any,
     }
 }
@@ -173,6 +182,7 @@ pub(super) fn window(source: &Attention, expanded: &Attention, place: &str, ledg
         rule: "a layer must see as many positions as the source's".into(),
         cause: Some(cause),
         relative: 1.0,
+        doubtful: false,
         reach: Reach::Longer(smaller),
         ..of_field(field, place, (number(s), number(t)))
     });

@@ -196,6 +196,14 @@ impl Residual {
             && self.along.abs() <= self.scale_limit()
     }
 
+    /// Whether it is off by more than twice what rounding explains.
+    pub fn fails_clearly(&self) -> bool {
+        let is_near = self.units <= 2.0 * UNITS
+            && self.units_squared <= 4.0 * self.mean_square_limit()
+            && self.along.abs() <= 2.0 * self.scale_limit();
+        !(self.exact || is_near)
+    }
+
     /// A bound is the most that one rounding does, so over many entries the root mean square is
     /// below one unit for each rounding on the way; only single entries come near [`UNITS`].
     fn mean_square_limit(&self) -> f64 {
@@ -435,6 +443,7 @@ pub(super) fn failure(
         wrong: residual.wrong,
         entries: residual.entries,
         cause,
+        doubtful: !residual.fails_clearly(),
         reach: Reach::Any,
     }
 }

@@ -3,7 +3,7 @@
 use super::blame::{Accused, NOTHING, Verdict, alone};
 use super::bounded::Bounded;
 use super::certificate::Failure;
-use super::channels::{compare, equations};
+use super::channels::{compare, equations, is_ambiguous};
 use super::experts::Mixtures;
 use super::fields::window;
 use super::layer_scale::scale_fault;
@@ -133,7 +133,9 @@ impl<'a> Network<'a> {
             ledger.unknown(place, blurred(head));
             return Ok(Constants { source: s.bias, expanded: t.bias, failure });
         }
-        self.head_epsilons(&found, &expanded.op, place, ledger);
+        let holds = found.hold() && found.agreement.head_epsilons.is_empty();
+        let ambiguous = !holds && is_ambiguous((Some(&s), Some(&t)), (map, modulo_one), &found);
+        self.head_epsilons((&found, ambiguous), &expanded.op, place, ledger);
         if !found.hold() {
             let halves = (Some((readers.0, &source.op)), Some((readers.1, &expanded.op)));
             let case = Case { halves, map, modulo_one };
@@ -143,7 +145,7 @@ impl<'a> Network<'a> {
                 Some(verdict) => verdict,
                 None => accused.blame(&found)?,
             };
-            let told = told(verdict, place);
+            let told = doubted(told(verdict, place), ambiguous);
             match found.inside_holds() {
                 true => failure = Some(told),
                 false => ledger.fail(told),
@@ -236,21 +238,20 @@ impl<'a> Network<'a> {
                 false => (Some(&written), None),
             };
             let found = equations(source, target, map, self.layer_norm, 0.0);
-            let clear = found.hold() && found.agreement.head_epsilons.is_empty();
-            if let (Some(head), false) = (written.blurred_head(), clear) {
+            if let (Some(head), false) = (written.blurred_head(), found.hold()) {
                 ledger.unknown(place, blurred(head));
                 continue;
             }
-            self.head_epsilons(&found, op, place, ledger);
             if found.hold() {
                 found.residuals().for_each(|residual| ledger.hold(residual));
                 ledger.certificate.exact &= !found.drops;
                 continue;
             }
+            let ambiguous = is_ambiguous((source, target), (map, self.layer_norm), &found);
             let half = (&reader, op);
             let halves = if expanded { (None, Some(half)) } else { (Some(half), None) };
             let case = Case { halves, map, modulo_one: self.layer_norm };
-            ledger.fail(told(alone(half, &found, &case)?, place));
+            ledger.fail(doubted(told(alone(half, &found, &case)?, place), ambiguous));
         }
         Ok(())
     }
@@ -345,6 +346,11 @@ pub(super) fn told((rule, blame): Verdict, place: &str) -> Failure {
     let tensors = (blame.tensor, blame.source_tensor);
     let index = blame.tensor.stored_index(blame.at.0, blame.at.1);
     failure(rule, Place { name: place, tensors }, &blame.residual, index, blame.cause)
+}
+
+/// The failure, of channels that may correspond to others where this is `ambiguous`.
+fn doubted(failure: Failure, ambiguous: bool) -> Failure {
+    Failure { doubtful: failure.doubtful || ambiguous, ..failure }
 }
 
 /// `attention`, `cross-attention`, `MLP` or `experts`.

@@ -81,7 +81,7 @@ pub(super) fn decide(
     // take them for, and then the others say nothing either.
     let invisible = |failure: &Failure| {
         let below = |r: Resolution| r.finest < TELLING && failure.relative < r.coarsest;
-        failure.reach == Reach::Epsilon || resolution.is_some_and(below)
+        !failure.doubtful && (failure.reach == Reach::Epsilon || resolution.is_some_and(below))
     };
     let failures = &certificate.failures;
     if !failures.is_empty() && certificate.unknown.is_empty() && failures.iter().all(invisible) {
@@ -113,6 +113,7 @@ mod tests {
             wrong: 1,
             entries: 9,
             cause: None,
+            doubtful: false,
             reach,
         };
         Certificate { failures: vec![failure], ..holds() }
@@ -140,6 +141,18 @@ mod tests {
         assert_eq!(decide(&certificate, false, Resolution::of(1e-6)).verdict, Verdict::Undecided);
         let decision = decide(&certificate, true, Resolution::of(1e-6));
         assert_eq!(decision.evidence, Some(Evidence::Witness));
+    }
+
+    #[test]
+    fn a_failure_that_may_be_rounding_is_no_evidence() {
+        for reach in [Reach::Any, Reach::Epsilon] {
+            let mut certificate = fails(1e-9, reach);
+            let verdict = |c: &Certificate| decide(c, false, Resolution::of(1e-6)).verdict;
+            assert_eq!(verdict(&certificate), Verdict::NotLossless);
+            certificate.failures[0].doubtful = true;
+            assert_eq!(verdict(&certificate), Verdict::Undecided);
+            assert_eq!(decide(&certificate, true, None).evidence, Some(Evidence::Witness));
+        }
     }
 
     #[test]

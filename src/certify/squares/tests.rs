@@ -30,6 +30,28 @@ fn a_row_adds_what_its_entries_add() {
 }
 
 #[test]
+fn a_failure_is_clear_from_twice_what_rounding_explains() {
+    let one = Bounded::stored(array![[1.0, 2.0]], 1e-6, 0.0);
+    // Two bounds of one and of two millionths: √2 of them in an entry of both sides.
+    let clear = |units: f64| {
+        let off = Bounded::stored(array![[1.0 + units * 2f64.sqrt() * 1e-6, 2.0]], 1e-6, 0.0);
+        let residual = Residual::of(&off, &one, 0.0);
+        (residual.holds(), residual.fails_clearly())
+    };
+    assert_eq!(
+        [7.0, 9.0, 15.0, 17.0].map(clear).map(|(_, clear)| clear),
+        [false, false, false, true]
+    );
+    assert_eq!([7.0, 9.0].map(clear).map(|(holds, _)| holds), [true, false]);
+    // A factor that all entries have in common, each within its bound.
+    let ones = |factor: f64| Bounded::stored(Array2::from_elem((40, 40), factor), 1e-6, 0.0);
+    let scaled = |factor: f64| Residual::of(&ones(factor), &ones(1.0), 0.0).fails_clearly();
+    assert_eq!([1.0 + 2e-6, 1.0 + 4e-6].map(scaled), [false, true]);
+    let nan = Bounded::stored(array![[1.0, f64::NAN]], 1e-6, 0.0);
+    assert!(Residual::of(&nan, &one, 0.0).fails_clearly());
+}
+
+#[test]
 fn a_nan_never_holds() {
     let good = Bounded::stored(array![[1.0, 2.0]], 1e-7, 0.0);
     let bad = Bounded::stored(array![[1.0, f64::NAN]], 1e-7, 0.0);
