@@ -10,7 +10,7 @@ use lemon_check::backend::case::Case;
 use lemon_check::backend::program::{Limits, Program};
 use lemon_check::backend::python;
 use lemon_check::backend::reference::Reference;
-use lemon_check::backend::suite::{Finding, Outcome, Plan, Verdict, run};
+use lemon_check::backend::suite::{Finding, Outcome, Plan, Problem, Tally, Verdict, run};
 use lemon_check::checkpoint::Dtype;
 use std::process::Command;
 
@@ -44,6 +44,9 @@ fn numpy_conforms() {
         let families = models.clone().filter(|tally| tally.unsupported == 0);
         assert_eq!(families.count(), outcome.backend.forward.len());
         assert!(models.all(|tally| tally.cases + tally.unsupported == cases), "{outcome:?}");
+        let expansions = outcome.subjects.iter().filter(|t| t.subject.starts_with("expand "));
+        let judged = expansions.filter(|tally| tally.cases == cases);
+        assert_eq!(judged.count(), outcome.backend.expand.len(), "{outcome:?}");
     }
 }
 
@@ -134,11 +137,16 @@ fn conforms(backend: &mut dyn Backend, cases: u64) {
     let outcome = ask(backend, cases, Dtype::F32);
     agrees(&outcome);
     for tally in &outcome.subjects {
-        let Some(family) = tally.subject.strip_prefix("forward ") else {
-            assert_eq!(tally.cases, cases, "{tally:?}");
-            continue;
+        let (kind, family) = tally.subject.split_once(' ').unwrap_or((&tally.subject, ""));
+        let listed = match kind {
+            "expand" => &outcome.backend.expand,
+            "forward" => &outcome.backend.forward,
+            _ => {
+                assert_eq!(tally.cases, cases, "{tally:?}");
+                continue;
+            }
         };
-        let runs = outcome.backend.forward.contains(&family.into());
+        let runs = listed.contains(&family.into());
         assert_eq!(tally.cases + tally.unsupported, cases, "{tally:?}");
         assert_eq!(tally.cases > 0, runs, "{tally:?}");
     }
@@ -182,6 +190,31 @@ fn every_mistake_planted_in_a_model_is_found_and_made_small() {
     assert!(without_f32.len() <= 1, "{without_f32:?}");
 }
 
+#[test]
+fn every_mistake_planted_in_an_expansion_is_found_and_made_small() {
+    let names = mistakes("EXPAND");
+    for name in &names {
+        let outcome = ask(&mut mistaken(name), 50, Dtype::F32);
+        let findings = findings(&outcome).unwrap_or_else(|subject| panic!("{name}: {subject}"));
+        assert!(!findings.is_empty(), "{name}");
+        for finding in findings {
+            let Case::Expand(case) = &finding.case else { panic!("{name}: {finding:?}") };
+            let sizes = case.source.model().unwrap().sizes;
+            assert!(sizes.layers <= 2 && sizes.hidden <= 8, "{name}: {finding:?}");
+            let Problem::NotLossless { report, .. } = &finding.problem else {
+                panic!("{name}: {finding:?}")
+            };
+            assert!(report.contains("  likely    "), "{name}: {report}");
+            if name == "expands_without_eta" && finding.case.subject() == "expand gpt2" {
+                let page = include_str!("../src/backend/tutorial.md");
+                let mut shown = page.lines().filter_map(|line| line.strip_prefix("  | "));
+                assert!(shown.all(|line| report.contains(line)), "{report}");
+            }
+        }
+    }
+    assert!(names.is_empty() || names.len() >= 7, "{names:?}");
+}
+
 /// The names of the mistakes in one of the tables; none if numpy is not there.
 fn mistakes(table: &str) -> Vec<String> {
     if !has_library("numpy") {
@@ -202,6 +235,7 @@ fn mistaken(name: &str) -> Program {
 
 /// The findings of all that was asked; or what was found right.
 fn findings(outcome: &Outcome) -> Result<Vec<&Finding>, &str> {
-    let asked = outcome.subjects.iter().filter(|tally| tally.unsupported == 0);
+    let is_asked = |t: &&Tally| t.unsupported == 0 || t.cases > 0 || t.finding.is_some();
+    let asked = outcome.subjects.iter().filter(is_asked);
     asked.map(|tally| tally.finding.as_ref().ok_or(tally.subject.as_str())).collect()
 }

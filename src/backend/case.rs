@@ -1,9 +1,11 @@
 //! What a backend is asked about, and single cases of it.
 
+use super::expand::ExpandCase;
 use super::forward::{ForwardCase, ForwardQuestion, family_name};
-use super::judge::{Judgement, Place, first_difference, judge};
+use super::judge::{Judgement, first_difference, judge};
 use super::ops::{OPERATIONS, OpCase, Operation, Right};
-use super::{About, OpRequest, Request, Tensors};
+use super::suite::Problem;
+use super::{About, ExpandRequest, OpRequest, Request, Tensors};
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
 use crate::testing::Architecture;
@@ -19,14 +21,18 @@ pub enum Case {
     Op(OpCase),
     /// Of a model.
     Forward(Box<ForwardCase>),
+    /// Of an expansion.
+    Expand(Box<ExpandCase>),
 }
 
 impl<'de> Deserialize<'de> for Case {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(from)?;
-        let case = match value.get("op") {
-            Some(_) => serde_json::from_value(value).map(Case::Op),
-            None => serde_json::from_value(value).map(Box::new).map(Case::Forward),
+        let has = |field| value.get(field).is_some();
+        let case = match (has("op"), has("target")) {
+            (true, _) => serde_json::from_value(value).map(Case::Op),
+            (_, true) => serde_json::from_value(value).map(Box::new).map(Case::Expand),
+            _ => serde_json::from_value(value).map(Box::new).map(Case::Forward),
         };
         case.map_err(D::Error::custom)
     }
@@ -37,7 +43,8 @@ impl Case {
     pub fn subject(&self) -> String {
         match self {
             Case::Op(case) => case.op.clone(),
-            Case::Forward(case) => forward_name(case.source.architecture),
+            Case::Forward(case) => Subject::Forward(case.source.architecture).name(),
+            Case::Expand(case) => Subject::Expand(case.source.architecture).name(),
         }
     }
 
@@ -46,6 +53,7 @@ impl Case {
         match self {
             Case::Op(case) => case.seed,
             Case::Forward(case) => case.source.seed,
+            Case::Expand(case) => case.source.seed,
         }
     }
 
@@ -66,6 +74,7 @@ impl Case {
                 Ok(Question::Op(request, right))
             }
             Case::Forward(case) => case.question(dtype).map(Box::new).map(Question::Forward),
+            Case::Expand(case) => case.question(dtype).map(Box::new).map(Question::Expand),
         }
     }
 
@@ -77,6 +86,10 @@ impl Case {
                 let fails = |case: &ForwardCase| fails(&Case::Forward(Box::new(case.clone())));
                 Case::Forward(Box::new(case.smallest(fails)))
             }
+            Case::Expand(case) => {
+                let fails = |case: &ExpandCase| fails(&Case::Expand(Box::new(case.clone())));
+                Case::Expand(Box::new(case.smallest(fails)))
+            }
         }
     }
 }
@@ -86,19 +99,23 @@ impl Case {
 pub(super) enum Subject {
     Op(&'static Operation),
     Forward(Architecture),
+    Expand(Architecture),
 }
 
 impl Subject {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Subject> {
-        OPERATIONS.iter().map(Subject::Op).chain(Architecture::ALL.map(Subject::Forward))
+        let models = Architecture::ALL.map(Subject::Forward).into_iter();
+        let expansions = Architecture::ALL.map(Subject::Expand);
+        OPERATIONS.iter().map(Subject::Op).chain(models).chain(expansions)
     }
 
     /// Its name in reports.
     pub fn name(self) -> String {
         match self {
             Subject::Op(operation) => operation.name.to_string(),
-            Subject::Forward(architecture) => forward_name(architecture),
+            Subject::Forward(architecture) => format!("forward {}", family_name(architecture)),
+            Subject::Expand(architecture) => format!("expand {}", family_name(architecture)),
         }
     }
 
@@ -107,7 +124,14 @@ impl Subject {
         match self {
             Subject::Op(operation) => about.ops.iter().any(|name| name == operation.name),
             Subject::Forward(architecture) => about.forward.contains(&family_name(architecture)),
+            Subject::Expand(architecture) => about.expand.contains(&family_name(architecture)),
         }
+    }
+
+    /// Whether a case that the backend does not do leaves its place to another: of few models all
+    /// sizes are served.
+    pub fn is_drawn_again(self) -> bool {
+        matches!(self, Subject::Expand(_))
     }
 
     /// A random case.
@@ -120,18 +144,18 @@ impl Subject {
             Subject::Forward(architecture) => {
                 ForwardCase::random(architecture, dtype, rng).map(Box::new).map(Case::Forward)
             }
+            Subject::Expand(architecture) => {
+                Ok(Case::Expand(Box::new(ExpandCase::random(architecture, dtype, rng))))
+            }
         }
     }
-}
-
-fn forward_name(architecture: Architecture) -> String {
-    format!("forward {}", family_name(architecture))
 }
 
 /// A question, and what is right.
 pub(super) enum Question {
     Op(OpRequest, Right),
     Forward(Box<ForwardQuestion>),
+    Expand(Box<ExpandRequest>),
 }
 
 impl Question {
@@ -140,32 +164,44 @@ impl Question {
         match self {
             Question::Op(request, _) => Request::Op(request),
             Question::Forward(question) => Request::Forward(&question.request),
+            Question::Expand(request) => Request::Expand(request),
         }
     }
 
     /// Whether no answer could be told from a right one.
     pub fn is_vague(&self) -> bool {
         match self {
-            Question::Op(..) => false,
+            Question::Op(..) | Question::Expand(_) => false,
             Question::Forward(question) => question.right.is_vague(),
         }
     }
 
-    /// Judges an answer; with it, where the residual stream differs first, if it was returned.
+    /// Judges an answer.
     ///
     /// # Errors
-    /// In words, if it is no answer.
+    /// What is wrong with it.
     pub fn judge(
         &self,
         answer: &Tensors,
         dtype: Dtype,
-    ) -> std::result::Result<(Judgement, Option<Place>), String> {
-        match self {
-            Question::Op(_, right) => Ok((judge(right, answer, dtype)?, None)),
+    ) -> std::result::Result<Judgement, Box<Problem>> {
+        let fail = |why| Box::new(Problem::Failure { why });
+        let (judgement, stream) = match self {
+            Question::Expand(request) => return request.judge(answer),
+            Question::Op(_, right) => (judge(right, answer, dtype).map_err(fail)?, None),
             Question::Forward(question) => {
-                let judgement = judge(&question.right, answer, dtype)?;
-                Ok((judgement, first_difference(&question.stream, answer, dtype)?))
+                let judgement = judge(&question.right, answer, dtype).map_err(fail)?;
+                let stream = first_difference(&question.stream, answer, dtype).map_err(fail)?;
+                (judgement, stream)
             }
+        };
+        let place = judgement.place.as_ref().filter(|_| !judgement.agrees());
+        match place.or(stream.as_ref()) {
+            Some(place) => {
+                let (place, units) = (place.clone(), place.units());
+                Err(Box::new(Problem::Disagreement { place, units, stream }))
+            }
+            None => Ok(judgement),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! while it is read. So it is copied and never mapped.
 
 use super::Tensors;
-use crate::checkpoint::{Checkpoint, SHARD_LIMIT, parse_tensors, save, to_bytes};
+use crate::checkpoint::{Checkpoint, Config, SHARD_LIMIT, parse_tensors, save, to_bytes};
 use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -61,6 +61,15 @@ pub(super) fn write_model(folder: &Path, model: &Checkpoint) -> Result<()> {
         _ => {}
     }
     save(folder, model.config(), model.tensors(), SHARD_LIMIT)
+}
+
+/// Writes a configuration.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn write_config(path: &Path, config: &Config) -> Result<()> {
+    let text = serde_json::Value::Object(config.json().clone()).to_string();
+    std::fs::write(path, text).map_err(|e| Error::io(path, "write a configuration", e))
 }
 
 /// Reads what a backend wrote.

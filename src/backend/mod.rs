@@ -2,16 +2,17 @@
 //!
 //! A [`Backend`] answers [`Request`]s. [`program::Program`] is any program in any language, asked
 //! over its standard input and output (the protocol is in [`protocol`]); [`mod@reference`] is this
-//! crate's own f32 path. [`ops`] are the single operations that they are asked for, and
-//! [`mod@forward`] the whole models, with random cases; [`suite`] asks, judges and shrinks;
-//! [`vectors`] writes cases of operations into files. [`tutorial`] makes a backend in 40 lines of
-//! Python.
+//! crate's own f32 path. [`ops`] are the single operations that they are asked for,
+//! [`mod@forward`] the whole models, and [`mod@expand`] their expansions, with random cases;
+//! [`suite`] asks, judges and shrinks; [`vectors`] writes cases of operations into files.
+//! [`tutorial`] makes a backend in 40 lines of Python.
 //!
 //! What is right is computed in f64, and how far an answer may be from it by [`bound`]: a running
 //! error bound for the number format, not a tolerance that someone chose.
 
 pub mod bound;
 pub mod case;
+pub mod expand;
 mod files;
 pub mod forward;
 pub mod judge;
@@ -25,7 +26,8 @@ pub mod suite;
 pub mod tutorial {}
 pub mod vectors;
 
-use crate::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::checkpoint::{Checkpoint, Config, Dtype, Tensor};
+use expand::ToldSizes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -49,7 +51,7 @@ pub struct About {
     /// The families whose models it runs, by the names of [`mod@forward`].
     #[serde(default)]
     pub forward: Vec<String>,
-    /// The families whose models it expands.
+    /// The families whose models it expands, by the same names.
     #[serde(default)]
     pub expand: Vec<String>,
 }
@@ -61,6 +63,8 @@ pub enum Request<'a> {
     Op(&'a OpRequest),
     /// A model on an input.
     Forward(&'a ForwardRequest),
+    /// A model that is to become a larger one.
+    Expand(&'a ExpandRequest),
 }
 
 /// One operation on tensors.
@@ -89,6 +93,23 @@ pub struct ForwardRequest {
     pub inputs: Tensors,
     /// The outputs that are asked for.
     pub returns: Vec<String>,
+}
+
+/// A model that is to become a larger one; see [`mod@expand`].
+#[derive(Debug)]
+pub struct ExpandRequest {
+    /// The family's name.
+    pub family: String,
+    /// Number format of the weights of both.
+    pub dtype: Dtype,
+    /// The small model.
+    pub model: Checkpoint,
+    /// The configuration of the larger one.
+    pub config: Config,
+    /// The sizes of the small model.
+    pub source: ToldSizes,
+    /// The sizes of the larger one.
+    pub target: ToldSizes,
 }
 
 /// Why there is no answer.

@@ -4,9 +4,10 @@
 //! waited for until a deadline, lines and files are bounded, and a program that is late or answers
 //! nonsense is ended with all its children. The next request starts it again.
 
+use super::dtype_name;
 use super::files::{self, Folder};
 use super::protocol::{Asked, Line, Reply, VERSION};
-use super::{About, Answer, Backend, Failure, ForwardRequest, OpRequest, Request, dtype_name};
+use super::{About, Answer, Backend, ExpandRequest, Failure, ForwardRequest, OpRequest, Request};
 use crate::error::{Error, Result, printable};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -145,6 +146,24 @@ impl Program {
         self.read(reply, &outputs)
     }
 
+    fn expand(&mut self, request: &ExpandRequest) -> Answer {
+        let (config, outputs) = (self.folder.path("config.json"), self.outputs()?);
+        let model = self.folder.path("model");
+        files::write_model(&model, &request.model).map_err(failed)?;
+        files::write_config(&config, &request.config).map_err(failed)?;
+        let asked = Asked::Expand {
+            family: &request.family,
+            dtype: dtype_name(request.dtype),
+            model: &model,
+            config: &config,
+            source: &request.source,
+            target: &request.target,
+            outputs: &outputs,
+        };
+        let reply = self.ask(asked, None, self.limits.answer).map_err(Failure::Failed)?;
+        self.read(reply, &outputs)
+    }
+
     /// The file that an answer goes to; none is there.
     fn outputs(&self) -> std::result::Result<std::path::PathBuf, Failure> {
         let path = self.folder.path("out.safetensors");
@@ -187,6 +206,7 @@ impl Backend for Program {
         match request {
             Request::Op(request) => self.op(request),
             Request::Forward(request) => self.forward(request),
+            Request::Expand(request) => self.expand(request),
         }
     }
 }

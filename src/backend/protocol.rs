@@ -12,10 +12,13 @@
 //! {"id": 2, "request": "forward", "family": "llama", "dtype": "f32",
 //!  "model": "/dev/shm/…/model", "inputs": "/dev/shm/…/in.safetensors", "returns": ["logits"],
 //!  "outputs": "/dev/shm/…/out.safetensors"}
+//! {"id": 3, "request": "expand", "family": "llama", "dtype": "f32", "model": "/dev/shm/…/model",
+//!  "config": "/dev/shm/…/config.json", "source": {"hidden": 8, …}, "target": {"hidden": 20, …},
+//!  "outputs": "/dev/shm/…/out.safetensors"}
 //! ```
 //!
 //! What operations read and return stands in [`super::ops`], what models do in
-//! [`super::forward`].
+//! [`mod@super::forward`], what expansions do in [`mod@super::expand`].
 //!
 //! Replies repeat the `id`:
 //!
@@ -27,12 +30,14 @@
 //! {"id": 3, "error": "out of memory"}
 //! ```
 //!
-//! A backend is asked for the operations that it lists in `ops` and for models of the families that
-//! it lists in `forward`. With `ok`, the file `outputs` has been written, with the tensors that the
-//! operation or the model returns in the shapes and the number format that it says. A program ends
-//! when its standard input ends. A field that is not known is to be ignored.
+//! A backend is asked for the operations that it lists in `ops`, for models of the families that it
+//! lists in `forward`, and for expansions of those that it lists in `expand`. With `ok`, the file
+//! `outputs` has been written, with the tensors that the operation or the model returns in the
+//! shapes and the number format that it says. A program ends when its standard input ends. A field
+//! that is not known is to be ignored.
 
 use super::About;
+use super::expand::ToldSizes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -71,6 +76,23 @@ pub enum Asked<'a> {
         inputs: &'a Path,
         /// The outputs that are asked for.
         returns: &'a [String],
+        /// The safetensors file to write.
+        outputs: &'a Path,
+    },
+    /// A model that is to become a larger one.
+    Expand {
+        /// The family's name.
+        family: &'a str,
+        /// Number format of the weights of both.
+        dtype: &'a str,
+        /// A folder with `config.json` and `model.safetensors`.
+        model: &'a Path,
+        /// The file `config.json` of the larger model.
+        config: &'a Path,
+        /// The sizes of the small model.
+        source: &'a ToldSizes,
+        /// The sizes of the larger one.
+        target: &'a ToldSizes,
         /// The safetensors file to write.
         outputs: &'a Path,
     },

@@ -4,6 +4,7 @@
 use super::case::{Case, Question, Subject};
 use super::judge::{Judgement, Place};
 use super::{About, Backend, Failure, dtype_name};
+use crate::check;
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
 use crate::testing::random::generator;
@@ -37,7 +38,7 @@ pub struct Outcome {
 /// What became of the questions of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tally {
-    /// The operation's name, or `forward` and the family's.
+    /// The operation's name, or `forward` or `expand` and the family's.
     pub subject: String,
     /// Cases that were compared.
     pub cases: u64,
@@ -48,8 +49,9 @@ pub struct Tally {
     /// Cases of which no right answer could be told from a wrong one, as rounding may move it as
     /// far as it is large.
     pub vague: u64,
-    /// Cases that were not asked, as the reference has no answer either: numbers that overflow.
-    pub overflowing: u64,
+    /// Cases that were drawn and not asked: numbers of the reference overflow, or an expansion of
+    /// the model would show nothing.
+    pub left_out: u64,
     /// Cases that were not asked, as the backend had been waited for too long in vain.
     pub not_asked: u64,
     /// The largest difference, in units of the bound; at most 1 is right.
@@ -86,6 +88,13 @@ pub enum Problem {
         #[serde(skip_serializing_if = "Option::is_none")]
         stream: Option<Place>,
     },
+    /// A model that is not proven to be a lossless expansion.
+    NotLossless {
+        /// Whether it is shown to be none, or the check leaves it open.
+        verdict: check::Verdict,
+        /// The check's report.
+        report: String,
+    },
     /// There is no answer that could be compared.
     Failure {
         /// Why, in words.
@@ -105,6 +114,8 @@ enum Asked {
 const SHRINKING_LIMIT: Duration = Duration::from_secs(60);
 /// So many cases are drawn for each that is to be compared, as some are vague.
 const DRAWS: u64 = 4;
+/// So many for each expansion that is to be judged, as code may do but a few of the sizes.
+const EXPANSIONS: u64 = 20;
 /// A backend that has been waited for this long in vain is asked no more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -212,15 +223,17 @@ impl Asking<'_> {
             return tally;
         }
         let mut rng = generator(plan.seed);
-        for index in 1..=DRAWS * plan.cases {
-            if tally.cases + tally.unsupported == plan.cases {
+        let draws = if subject.is_drawn_again() { EXPANSIONS } else { DRAWS };
+        for index in 1..=draws.saturating_mul(plan.cases) {
+            let refused = if subject.is_drawn_again() { 0 } else { tally.unsupported };
+            if tally.cases + refused == plan.cases {
                 break;
             }
             let drawn = subject.random(plan.dtype, &mut rng);
             let Some((case, question)) =
                 drawn.and_then(|case| case.question(plan.dtype).map(|q| (case, q))).ok()
             else {
-                tally.overflowing += 1;
+                tally.left_out += 1;
                 continue;
             };
             let Some(problem) = tally.count(self.one(&question)) else { continue };
@@ -241,18 +254,10 @@ impl Asking<'_> {
                 return Asked::Wrong(Problem::Failure { why });
             }
         };
-        let (judgement, stream) = match question.judge(&answer, self.dtype) {
-            Ok(judged) => judged,
-            Err(why) => return Asked::Wrong(Problem::Failure { why }),
-        };
-        let place = judgement.place.as_ref().filter(|_| !judgement.agrees());
-        match place.or(stream.as_ref()) {
-            Some(place) => {
-                let (place, units) = (place.clone(), place.units());
-                Asked::Wrong(Problem::Disagreement { place, units, stream })
-            }
-            None if question.is_vague() => Asked::Vague,
-            None => Asked::Compared(judgement),
+        match question.judge(&answer, self.dtype) {
+            Err(problem) => Asked::Wrong(*problem),
+            Ok(_) if question.is_vague() => Asked::Vague,
+            Ok(judgement) => Asked::Compared(judgement),
         }
     }
 

@@ -144,11 +144,8 @@ fn or_unknown(device: &str) -> &str {
 
 fn tally_text(tally: &Tally) -> String {
     let Tally { subject, cases, numbers, worst, difference, finding, .. } = tally;
-    let counts = [
-        (tally.unsupported, "unsupported"),
-        (tally.vague, "vague"),
-        (tally.overflowing, "overflowing"),
-    ];
+    let counts =
+        [(tally.unsupported, "unsupported"), (tally.vague, "vague"), (tally.left_out, "left out")];
     let counted = counts.iter().filter(|(count, _)| *count > 0);
     let state = match finding {
         Some(_) => "wrong".to_string(),
@@ -166,6 +163,10 @@ fn finding_text(backend: &str, dtype: &str, subject: &str, finding: &Finding) ->
     match &finding.problem {
         Problem::Failure { why } => {
             let _ = writeln!(text, "  fails     {subject}: {why}");
+        }
+        Problem::NotLossless { report, .. } => {
+            let _ = writeln!(text, "  fails     {subject}: the expansion is not proven lossless");
+            text.extend(report.lines().map(|line| format!("  | {line}\n")));
         }
         Problem::Disagreement { place, units, stream } => {
             let _ = writeln!(text, "  fails     {subject}: `{}`", place.tensor);
@@ -185,7 +186,7 @@ fn finding_text(backend: &str, dtype: &str, subject: &str, finding: &Finding) ->
     }
     let case_of = match finding.case {
         Case::Op(_) => "operation",
-        Case::Forward(_) => "family",
+        Case::Forward(_) | Case::Expand(_) => "family",
     };
     let case = serde_json::to_string(&finding.case).expect("a case is plain data");
     let _ = writeln!(

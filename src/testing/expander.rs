@@ -241,8 +241,7 @@ fn judge(
     expander: &mut impl FnMut(&Checkpoint, &TargetCase) -> Result<Option<Checkpoint>>,
 ) -> Option<Outcome> {
     let models = Models::build(source.clone(), target.clone()).ok()?;
-    // The norm of one channel is its sign, or nothing.
-    if models.source_model.sizes.hidden == 1 || models.is_steep() {
+    if models.shows_nothing() {
         return None;
     }
     let expand = AssertUnwindSafe(|| expander(&models.source, target));

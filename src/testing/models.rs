@@ -80,6 +80,12 @@ impl Models {
         layer_norms.any(|norm| hidden == 1 || (hidden == 2 && norm.eps < 1e-9))
     }
 
+    /// Whether an expansion of this source says little about who made it: the norm of one channel
+    /// is its sign, or nothing, and of a steep model rounding leaves nothing.
+    pub fn shows_nothing(&self) -> bool {
+        self.source_model.sizes.hidden == 1 || self.is_steep()
+    }
+
     /// Both cases as JSON.
     pub fn replay(&self) -> String {
         replay(&self.source_case, &self.target_case)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+import expand
 import forward
 
 
@@ -12,6 +13,7 @@ class Library:
     device = "cpu"
     dtypes = ["f32", "f64", "f16", "bf16"]
     models = forward.Models
+    expander = expand.Expander
 
     exp, sqrt, tanh, sin, cos = map(staticmethod, [np.exp, np.sqrt, np.tanh, np.sin, np.cos])
     transpose, reshape = staticmethod(np.transpose), staticmethod(np.reshape)

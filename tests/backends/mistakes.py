@@ -9,6 +9,7 @@ import numpy as np
 
 import ops
 import rules
+from expand import Rules
 from forward import FUNCTIONS, Parts
 from rules import MEAN, ZERO, Map
 
@@ -390,4 +391,26 @@ FORWARD = {
     "model_gelu_by_tanh": (
         family(function=lambda name: FUNCTIONS["gelu_new" if name == "gelu" else name]), ["bert"],
     ),
+}
+
+
+def expansion(**changes):
+    """The rules of expansion, with some of them replaced."""
+    return type("Wrong", (Rules,), {name: staticmethod(change) for name, change in changes.items()})()
+
+
+# Of whole expansions, with the families in which each is made.
+EXPAND = {
+    "expands_without_eta": (expansion(eta=lambda copies, small, large: 1.0), ["gpt2", "llama"]),
+    "expands_with_eta_squared": (
+        expansion(eta=lambda copies, small, large: copies * small / large), ["gpt2", "llama"],
+    ),
+    "expands_the_mean_to_zero": (expansion(residue=lambda table: 0.0), ["gpt2"]),
+    "expands_a_tied_head_twice": (expansion(tied=lambda copies: 1.0), ["gpt2", "llama"]),
+    "expands_queries_unscaled": (expansion(query_scale=lambda small, large: 1.0), ["gpt2"]),
+    "expands_heads_in_a_circle": (
+        expansion(heads=lambda source, kv_source, target, kv_target: np.arange(target) % source),
+        ["llama"],
+    ),
+    "expands_with_a_bias_left": (expansion(new_bias=lambda bias: bias), ["gpt2"]),
 }

@@ -41,8 +41,8 @@ def cell(subject):
         return "not asked"
     unsupported = f", {subject['unsupported']} unsupported" if subject["unsupported"] else ""
     vague = f", {subject['vague']} vague" if subject["vague"] else ""
-    overflowing = f", {subject['overflowing']} overflowing" if subject["overflowing"] else ""
-    return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}{vague}{overflowing}"
+    left_out = f", {subject['left_out']} left out" if subject["left_out"] else ""
+    return f"{subject['cases']}: {subject['worst']:.3f}{unsupported}{vague}{left_out}"
 
 
 def row(cells):

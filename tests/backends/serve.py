@@ -1,7 +1,8 @@
 """A backend for `lemon-check crosscheck`: python3 serve.py LIBRARY [MISTAKE]
 
 LIBRARY is numpy, jax, onnxruntime or torch. With MISTAKE, a name in mistakes.py, it has only the
-operations or families with that mistake. The protocol is described in src/backend/protocol.rs.
+operations, models or expansions with that mistake. The protocol is described in
+src/backend/protocol.rs.
 """
 
 import importlib
@@ -11,6 +12,7 @@ import traceback
 
 import numpy as np
 
+import expand
 import forward
 import ops
 import rules
@@ -67,10 +69,11 @@ def answer(library, operations, request):
 
 
 class Backend:
-    """What can be asked: operations by name, and families of models."""
+    """What can be asked: operations by name, and families of models and of expansions."""
 
-    def __init__(self, library, operations, models):
-        self.library, self.operations, self.models = library, operations, models
+    def __init__(self, library, operations, models, expander):
+        self.library, self.operations = library, operations
+        self.models, self.expander = models, expander
 
 
 def reply(backend, request):
@@ -80,11 +83,14 @@ def reply(backend, request):
             "protocol": PROTOCOL, "name": ", ".join([library.name, *backend.models.libraries]),
             "device": library.device, "dtypes": library.dtypes,
             "ops": sorted(backend.operations), "forward": sorted(backend.models.families),
+            "expand": sorted(backend.expander.families),
         }
     if request["request"] == "op":
         return answer(library, backend.operations, request)
     if request["request"] == "forward":
         return backend.models.answer(library, request)
+    if request["request"] == "expand":
+        return backend.expander.answer(request)
     return {"unsupported": request["request"]}
 
 
@@ -103,13 +109,16 @@ def main():
     library = importlib.import_module(f"math_{sys.argv[1]}").Library()
     operations = {**ops.OPERATIONS, **rules.OPERATIONS}
     models = library.models() if hasattr(library, "models") else forward.Models([])
+    expander = library.expander() if hasattr(library, "expander") else expand.Expander([])
     if len(sys.argv) > 2:
         import mistakes
 
         operations = mistakes.MISTAKES.get(sys.argv[2], {})
         parts, families = mistakes.FORWARD.get(sys.argv[2], (forward.Parts(), []))
         models = forward.Models(families, parts)
-    serve(Backend(library, operations, models))
+        wrong, families = mistakes.EXPAND.get(sys.argv[2], (expand.Rules(), []))
+        expander = expand.Expander(families, wrong)
+    serve(Backend(library, operations, models, expander))
 
 
 if __name__ == "__main__":

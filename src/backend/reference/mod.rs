@@ -4,6 +4,7 @@
 //! those of [`crate::expand::rules`], computed in f64 and then rounded. The right answers that
 //! operations and rules are held to come from [`super::ops`], which shares no code with either;
 //! those of models come from the same forward pass, so that with models only the bounds are tried.
+//! Expansions are those of [`mod@crate::expand`], which the certificate judges as it judges any.
 
 mod forward;
 mod rules;
@@ -34,7 +35,7 @@ impl Reference {
                 dtypes: vec!["f32".into()],
                 ops: OPERATIONS.iter().map(|operation| operation.name.to_string()).collect(),
                 forward: Architecture::ALL.map(family_name).to_vec(),
-                ..About::default()
+                expand: Architecture::ALL.map(family_name).to_vec(),
             },
         }
     }
@@ -56,6 +57,7 @@ impl Backend for Reference {
             Request::Op(request) if request.op.starts_with("rule_") => rules::answer(request),
             Request::Op(request) => forward::answer(request),
             Request::Forward(request) => request.computed_in_single(),
+            Request::Expand(request) => request.expanded(),
         };
         answer.map_err(|e| Failure::Failed(e.to_string()))
     }
