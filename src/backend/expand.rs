@@ -19,7 +19,20 @@
 //! `insert_after` says for each new layer how many of the source's come before it. It binds where
 //! the configuration says something of single layers (a window, a factor on the logits).
 //!
-//! The answer holds every weight of the larger model under the family's own names.
+//! The answer holds every weight of the larger model under the family's own names, in the number
+//! format `dtype`; what the small model stores though it is tied may be left out.
+//!
+//! A configuration may lack fields: they are at the defaults of transformers, and small cases lack
+//! most of them. The sizes may be those of the source. The same request must get the same answer
+//! each time, or a replay says nothing: free numbers may follow from a fixed seed.
+//!
+//! # The rules behind the configuration
+//!
+//! Its ε is the source's times `k·D_S/D_T`, where `k = ⌊D_T/D_S⌋` is how many whole copies of the
+//! `D_S` channels there are among `D_T`: a stream of fewer copies does not fit it. What is left
+//! over is the mean of the channels in front of a LayerNorm, and zero in front of an RMSNorm. So
+//! `eta = sqrt(k·D_S/D_T)` belongs into the norms' weights. The other rules, from heads and rotary
+//! frequencies to tied tables, are in the table of the README and in [`crate::expand`].
 //!
 //! # What is right
 //!
@@ -38,7 +51,7 @@ use super::judge::Judgement;
 use super::suite::Problem;
 use super::{ExpandRequest, Tensors};
 use crate::certify::UNITS;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::error::{Error, Result};
 use crate::expand::{Options, Target, expand};
 use crate::model::{Sizes, describe};
@@ -168,6 +181,12 @@ impl ExpandRequest {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn judge(&self, answer: &Tensors) -> std::result::Result<Judgement, Box<Problem>> {
+        let is_other = |tensor: &Tensor| tensor.dtype.is_some_and(|dtype| dtype != self.dtype);
+        if let Some((name, other)) = answer.iter().find(|(_, tensor)| is_other(tensor)) {
+            let wanted = self.dtype.stored_name();
+            let why = format!("`{name}` is {}, not {wanted}", other.format_name());
+            return Err(Box::new(Problem::Failure { why }));
+        }
         let expanded = Checkpoint::in_memory("the answer", self.config.clone(), answer.clone());
         let report = report_on(&self.model, &expanded)
             .map_err(|error| Box::new(Problem::Failure { why: error.to_string() }))?;

@@ -44,6 +44,8 @@ pub struct Tally {
     pub cases: u64,
     /// Numbers that were compared.
     pub numbers: u64,
+    /// Whether the backend lists the subject.
+    pub listed: bool,
     /// Cases that the backend says it does not do; all of them where it does not list the subject.
     pub unsupported: u64,
     /// Cases of which no right answer could be told from a wrong one, as rounding may move it as
@@ -100,6 +102,18 @@ pub enum Problem {
         /// Why, in words.
         why: String,
     },
+}
+
+impl Problem {
+    /// What stays the same while a case is made smaller: a model that is shown to compute something
+    /// else does not become one of which that is left open.
+    fn kind(&self) -> (std::mem::Discriminant<Problem>, Option<check::Verdict>) {
+        let verdict = match self {
+            Problem::NotLossless { verdict, .. } => Some(*verdict),
+            _ => None,
+        };
+        (std::mem::discriminant(self), verdict)
+    }
 }
 
 /// What became of one question.
@@ -168,7 +182,7 @@ pub fn run(backend: &mut dyn Backend, plan: Plan, mut done: impl FnMut(&Tally)) 
 pub fn replay(backend: &mut dyn Backend, case: &Case, dtype: Dtype) -> Result<Outcome> {
     check_dtype(backend, dtype)?;
     let question = case.question(dtype)?;
-    let mut tally = Tally { subject: case.subject(), ..Tally::default() };
+    let mut tally = Tally { subject: case.subject(), listed: true, ..Tally::default() };
     let asked = Asking { backend, dtype, patience: PATIENCE }.one(&question);
     let problem = tally.count(asked);
     tally.finding = problem.map(|problem| Finding { found_at: 1, case: case.clone(), problem });
@@ -214,7 +228,8 @@ struct Asking<'a> {
 impl Asking<'_> {
     fn all(&mut self, subject: Subject, plan: Plan) -> Tally {
         let mut tally = Tally { subject: subject.name(), ..Tally::default() };
-        if !subject.is_listed(self.backend.about()) {
+        tally.listed = subject.is_listed(self.backend.about());
+        if !tally.listed {
             tally.unsupported = plan.cases;
             return tally;
         }
@@ -264,14 +279,14 @@ impl Asking<'_> {
     /// Makes a wrong case small, as long as it stays wrong in the same way.
     fn shrink(&mut self, (case, mut problem): (Case, Problem)) -> (Case, Problem) {
         let start = Instant::now();
-        let kind = std::mem::discriminant(&problem);
+        let kind = problem.kind();
         let smallest = case.smallest(|candidate| {
             if start.elapsed() > SHRINKING_LIMIT || self.patience.is_zero() {
                 return false;
             }
             let Ok(question) = candidate.question(self.dtype) else { return false };
             match self.one(&question) {
-                Asked::Wrong(found) if std::mem::discriminant(&found) == kind => {
+                Asked::Wrong(found) if found.kind() == kind => {
                     problem = found;
                     true
                 }

@@ -126,11 +126,18 @@ fn text(backend: &str, outcome: &Outcome) -> String {
         "  {:<22} {:>7} {:>9} {:>9} {:>10}",
         "", "cases", "numbers", "worst", "tolerance"
     );
-    for tally in &outcome.subjects {
-        page += &tally_text(tally);
+    let (listed, others): (Vec<_>, Vec<_>) =
+        outcome.subjects.iter().partition(|tally| tally.listed);
+    page.extend(listed.into_iter().map(tally_text));
+    if !others.is_empty() {
+        let _ =
+            writeln!(page, "  and {} that it does not list in its reply to hello", others.len());
     }
     page += "\n  worst: the largest difference in units of the bound of rounding errors; at most 1 \
              is right\n  tolerance: the smallest absolute one that would pass\n";
+    if outcome.subjects.iter().any(|tally| tally.left_out > 0) {
+        page += "  left out: cases that overflow, or whose expansion would show nothing\n";
+    }
     if vague {
         page += "  vague: cases beside these whose bound is as large as what is returned; fewer \
                  with --dtype f64\n";
