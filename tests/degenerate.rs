@@ -2,9 +2,12 @@
 //! same, and what is right is proven.
 
 use lemon_check::check::{Verdict, check};
-use lemon_check::checkpoint::{Checkpoint, Tensor};
+use lemon_check::checkpoint::{Checkpoint, Dtype, Tensor};
 use lemon_check::expand::{Free, Options, Target, expand};
 use lemon_check::model::describe;
+use lemon_check::testing::{
+    Architecture, FreeParts, Models, Mutant, Pair, SourceCase, TargetCase, WeightStyle,
+};
 use std::path::Path;
 
 /// The golden case of this name.
@@ -108,4 +111,42 @@ fn a_neuron_that_reads_nothing_may_be_copied_to_one_that_reads_rounding() {
         let expanded = expand(&source, &model, &options).unwrap();
         assert_eq!(verdict(&source, &expanded), Verdict::Lossless, "{name}");
     }
+}
+
+/// Channels that hold zero or the mean in a source that is an expansion itself have norm weights of
+/// their own, but nothing else tells which of them is which: expanded and put in another order,
+/// such a model was called different.
+#[test]
+fn an_expansion_of_an_expansion_in_another_order_is_not_called_different() {
+    let mut permuted = 0;
+    for (seed, architecture) in
+        (0..60).zip([Architecture::Llama, Architecture::Gpt2].into_iter().cycle())
+    {
+        let bf16 = |source: &mut SourceCase| {
+            (source.dtype, source.weights) = (Dtype::Bf16, WeightStyle::Random);
+        };
+        let first = Models::random(architecture, seed, bf16).unwrap();
+        let sizes = &first.expanded_model.sizes;
+        let mut target = TargetCase::unchanged(sizes, FreeParts::Projection, seed);
+        target.intermediate += 3;
+        target.hidden = 2 * sizes.hidden;
+        if architecture == Architecture::Gpt2 {
+            target.head_dim = target.hidden / target.heads;
+        }
+        let Ok(second) = expand(&first.expanded, &first.expanded_model, &target.options()) else {
+            continue;
+        };
+        let model = describe(&second).unwrap();
+        let pair = Pair {
+            source: &first.expanded,
+            source_model: &first.expanded_model,
+            expanded: &second,
+            expanded_model: &model,
+        };
+        let Some(other) = Mutant::ChannelsPermuted.apply(&pair, seed).unwrap() else { continue };
+        let check = check(&first.expanded, &other.checkpoint, &|_, _| ()).unwrap();
+        assert_ne!(check.verdict, Verdict::NotLossless, "seed {seed}: {}", first.replay());
+        permuted += 1;
+    }
+    assert!(permuted >= 40, "{permuted}");
 }

@@ -159,10 +159,10 @@ fn centred(mut rows: Array2<f64>) -> Array2<f64> {
 }
 
 /// Rows of the source's and of the expanded model's tables.
-type Sample = (Array2<f64>, Array2<f64>);
+pub(super) type Sample = (Array2<f64>, Array2<f64>);
 
 /// Pairs of rows `[n, source]`, `[n, expanded]`, some of each part: one or two disjoint choices.
-fn sampled_rows(
+pub(super) fn sampled_rows(
     source: &Checkpoint,
     expanded: &Checkpoint,
     parts: &[Part],

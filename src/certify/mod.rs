@@ -62,6 +62,7 @@ mod stream;
 mod streamed;
 mod sublayer;
 mod suspect;
+mod twins;
 mod words;
 mod writes;
 
@@ -156,6 +157,7 @@ fn held(
     consumed(&sides.1, "expanded", &mut ledger);
     let mut certificate = ledger.certificate;
     keep_first_of_each_epsilon(&mut certificate);
+    twins::doubt(&sides.0, &mut certificate)?;
     Ok(certificate)
 }
 
